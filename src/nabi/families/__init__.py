@@ -1,0 +1,154 @@
+"""The architectures, ONE file each; this folder's listing is the registry.
+
+A family file ends with ``FAMILY = Family(...)``. Families import neither tasks nor each other. A user's own family lives in a user's file and comes in
+as a plugin (``load(..., plugins=[module])``, ``--plugin my_family.py``); a checkpoint can never name one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nabi import plugins
+from nabi.config import convert, to_dict
+from nabi.errors import CheckpointError, OptionError, UserError, unknown
+from nabi.nn.body import Body
+from nabi.weights.names import Entry
+
+# keys of the incumbent's config.json that say nothing about the mathematics of an encoder: kept for saving, no warning
+_HARMLESS = frozenset(
+    "architectures model_type transformers_version torch_dtype dtype id2label label2id num_labels problem_type use_cache pad_token_id bos_token_id "
+    "eos_token_id sep_token_id cls_token_id gradient_checkpointing output_attentions output_hidden_states return_dict tie_word_embeddings finetuning_task "
+    "_name_or_path _num_labels tokenizer_class task_specific_params torchscript directionality pooler_fc_size pooler_num_attention_heads "
+    "pooler_num_fc_layers pooler_size_per_head pooler_type is_encoder_decoder embedding_size hidden_dropout attn_implementation".split()
+)
+
+
+@dataclass(frozen=True)
+class HF:
+    """How the incumbent writes this family, read both ways.
+
+    Attributes:
+        types: the ``model_type`` values.
+        fields: their key in config.json -> our field.
+        fixed: keys that change the mathematics and must have this value; anything else is refused by name.
+        weights: name entries of the body.
+        prefix: what stands before them when a head is there.
+        shared: entries of head weights that the incumbent keeps with its body (BERT's pooler), ours named ``kind.module``.
+        heads: the kinds of a task -> (class name, entries of their weights, ours named ``kind.module``).
+        legacy: old suffix -> new, for loading only.
+        ignore: pattern -> reason, tensors that carry nothing.
+    """
+
+    types: tuple[str, ...]
+    fields: Mapping[str, str]
+    fixed: Mapping[str, object]
+    weights: tuple[Entry, ...]
+    prefix: str
+    heads: Mapping[tuple[str, ...], tuple[str, tuple[Entry, ...]]]
+    shared: tuple[Entry, ...] = ()
+    legacy: Mapping[str, str] = field(default_factory=dict)
+    ignore: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture: its configuration class, its body, where it comes from, how the incumbent writes it.
+
+    Attributes:
+        config: a frozen dataclass.
+        body: built from a configuration.
+        paper: the source.
+        sizes: named configurations; ``tiny`` must be among them.
+        hf: None if the incumbent has no such family; its checkpoints then hold our own names.
+    """
+
+    config: type[Any]
+    body: type[Body]
+    paper: str
+    sizes: Mapping[str, Any]
+    hf: HF | None = None
+
+
+def find(name: str) -> Family:
+    """The family in ``families/NAME.py`` or in a plugin.
+
+    Raises:
+        OptionError: there is none of this name.
+    """
+    found = plugins.find("families", "FAMILY", name)
+    if found is None:
+        raise unknown("family", name, names())
+    assert isinstance(found, Family)
+    return found
+
+
+def names() -> list[str]:
+    """All family names, plugins included."""
+    return plugins.names("families")
+
+
+def of_type(model_type: str) -> str | None:
+    """The name of the family that reads checkpoints of this ``model_type``; None if no family does."""
+    for name in names():
+        family = find(name)
+        if model_type in (family.hf.types if family.hf else (name,)):
+            return name
+    return None
+
+
+def config_from(family: Family, data: Mapping[str, Any], where: str) -> Any:
+    """A family's configuration from a config.json.
+
+    Raises:
+        CheckpointError: a fixed key has another value, a field is missing or has the wrong type; all of them in one error.
+    """
+    theirs = family.hf.fields if family.hf else {f.name: f.name for f in dataclasses.fields(family.config)}
+    fixed = family.hf.fixed if family.hf else {}
+    hints = {f.name: f for f in dataclasses.fields(family.config)}
+    problems = [
+        f"'{key}' is {data[key]!r}, but this family computes only {value!r}" for key, value in fixed.items() if key in data and data[key] != value
+    ]
+    kinds = typing.get_type_hints(family.config)
+    values: dict[str, Any] = {}
+    for key, name in theirs.items():
+        if key in data:
+            try:
+                values[name] = convert(kinds[name], data[key], key)
+            except UserError as error:
+                problems.append(str(error).rstrip("."))
+        elif hints[name].default is dataclasses.MISSING:
+            problems.append(f"'{key}' is missing")
+    for name, value in values.items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            problems.append(f"'{name}' is {value}, expected at least 1")
+    if problems:
+        raise CheckpointError(f"{where} can't be used", value="; ".join(problems), fix="this checkpoint needs another family, or its config was edited")
+    strange = sorted(set(data) - set(theirs) - set(fixed) - _HARMLESS)
+    if strange:
+        warnings.warn(f"{where}: keys that nabi does not know are kept but have no effect: {', '.join(strange)}", stacklevel=2)
+    return family.config(**values)
+
+
+def config_to(family: Family, config: Any) -> dict[str, Any]:
+    """The config.json keys of a configuration, the fixed ones included."""
+    ours = to_dict(config)
+    if family.hf is None:
+        return dict(ours)
+    return {**family.hf.fixed, **{key: ours[name] for key, name in family.hf.fields.items()}}
+
+
+def build(family: Family, config: Any) -> Body:
+    """The body of a configuration, on whatever device is current, its parameters not filled.
+
+    Raises:
+        OptionError: the configuration is of another family.
+    """
+    if not isinstance(config, family.config):
+        raise OptionError("the configuration is of another family", value=type(config).__name__, expected=family.config.__name__)
+    body = family.body(config)  # type: ignore[call-arg]
+    return body

@@ -1,0 +1,223 @@
+"""A model = body + task + inputs. It encodes examples, packs rows, gives losses to the loop and answers to people.
+
+``Model`` is the only module that is ever wrapped (compiled, sharded); ``Model.forward(batch)`` is the task's loss. Reading and writing folders is
+``nabi.checkpoint``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nabi.batch import Batch, Row, pack
+from nabi.config import from_dict
+from nabi.errors import OptionError, UserError
+from nabi.families import Family
+from nabi.inputs import Inputs
+from nabi.nn.body import Body, Run
+from nabi.nn.linear import Linear
+from nabi.tasks import Again, Example, Task, Use
+
+CHUNK = 2048  # examples that are encoded, sorted and answered at a time: bounds memory, long enough to sort well
+
+
+@dataclass
+class Origin:
+    """Where a model comes from and what must be written back with it.
+
+    Attributes:
+        family_name: as in the folder of families.
+        family, config: the architecture and its sizes.
+        hf_config: the config.json as it was found, kept verbatim for saving.
+        notes: sentences for the user: heads that start fresh, tensors left out.
+        golden: (example, reading) pairs found in the folder.
+    """
+
+    family_name: str
+    family: Family
+    config: Any
+    hf_config: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    golden: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Model(nn.Module):
+    """Body, task and inputs together.
+
+    Args:
+        body, task, inputs: its parts; the task's heads are built.
+        origin: the family and where the weights come from.
+    """
+
+    def __init__(self, body: Body, task: Task, inputs: Inputs, origin: Origin) -> None:
+        super().__init__()
+        self.body, self.task = body, task
+        self.inputs, self.origin = inputs, origin
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are; the CPU for a prepared copy without any."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The task's losses, as sums by name."""
+        return self.task.loss(Run(self.body), batch)
+
+    def groups(self) -> list[nn.Module]:
+        """The body's groups from bottom to top, then the task's heads; each parameter in exactly one."""
+        return [*self.body.groups(), self.task]
+
+    def options(self, given: Mapping[str, Any] | None = None) -> Any:
+        """The task's ``Options`` with these values.
+
+        Raises:
+            OptionError: an unknown name or a value of the wrong type.
+        """
+        options = from_dict(self.task.Options, dict(given or {}), f"the options of {self.task.name}")
+        longest = getattr(options, "max_length", None)
+        if longest is not None and not 0 < longest <= self.inputs.max_length:
+            raise OptionError("max_length is out of range", value=longest, expected=f"1 to {self.inputs.max_length}, this model's own limit")
+        return options
+
+    def encode(self, example: Example, options: Any, use: Use = "predict", where: str = "", number: int = 0) -> list[Row]:
+        """The rows of one example, with the streams that this body reads."""
+        rows = self.task.encode(example, self.inputs, options, use, where)
+        for row in rows:
+            row.example = number
+            row.parts = {part: {s: x for s, x in row.parts[part].items() if s in needs} for part, needs in self.body.needs.items() if part in row.parts}
+        return rows
+
+    def pack(self, rows: Sequence[Row], tokens: int = 8192) -> Iterator[Batch]:
+        """Batches of rows on this model's device."""
+        for batch in pack(rows, tokens=tokens, targets=self.task.targets, together=self.task.together):
+            yield batch.to(self.device)
+
+    def answers(
+        self, examples: Iterable[Any], options: Any = None, *, tokens: int = 8192, where: Sequence[str] | None = None, use: Use = "predict"
+    ) -> Iterator[Any]:
+        """One answer an example, in order, in constant memory.
+
+        Args:
+            examples: what the task reads; an iterator is taken ``CHUNK`` at a time.
+            options: the task's ``Options`` or None for the usual ones.
+            tokens: in a batch at most.
+            where: what to call each example in an error.
+
+        Raises:
+            InputError: an example can't be read; it is named by its number.
+        """
+        options = self.options() if options is None else options
+        source, done = iter(examples), 0
+        while chunk := [self.task.example_of(item) for item in islice(source, CHUNK)]:
+            names = [where[done + i] if where else f"input {done + i + 1}" for i in range(len(chunk))]
+            rows = [self.encode(example, options, use, name, i) for i, (example, name) in enumerate(zip(chunk, names, strict=True))]
+            yield from self._answered(chunk, rows, options, tokens)
+            done += len(chunk)
+
+    def _answered(self, examples: list[Example], rows: list[list[Row]], options: Any, tokens: int) -> Iterator[Any]:
+        answers: list[Any] = [None] * len(examples)
+        open_ = list(range(len(examples)))
+        while open_:
+            readings = self.readings([row for i in open_ for row in rows[i]], options, tokens)
+            again = []
+            for i in open_:
+                answer = self.task.answer([next(readings) for _ in rows[i]], rows[i], examples[i], options)
+                if isinstance(answer, Again):
+                    rows[i] = answer.rows
+                    again.append(i)
+                answers[i] = answer
+            open_ = again
+        yield from answers
+
+    def readings(self, rows: Sequence[Row], options: Any, tokens: int = 8192) -> Iterator[Any]:
+        """What the task reads from each row, in the rows' order; the mode of the model is left as it was."""
+        found: dict[int, Any] = {}
+        training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                found.update(self.task.read(Run(self.body), self.pack(rows, tokens), options))
+        finally:
+            self.train(training)
+        return (found[i] for i in range(len(rows)))
+
+    def predict(self, examples: Any, **options: Any) -> Any:
+        """Answers for one example or a list of them; keyword arguments are the task's options.
+
+        Raises:
+            OptionError: an unknown option.
+            InputError: an example can't be read.
+        """
+        alone = isinstance(examples, str | Mapping)
+        answers = list(self.answers([examples] if alone else examples, self.options(options)))
+        return answers[0] if alone else answers
+
+    def prepare(self, precision: str = "fp32") -> Model:
+        """A copy for inference whose linear layers are packed for this CPU; its other tensors are shared with this model.
+
+        Args:
+            precision: ``fp32``, equal to this model within rounding, or ``bf16``.
+
+        Raises:
+            OptionError: an unknown precision.
+        """
+        shared: dict[int, Any] = {id(p): p for p in (*self.parameters(), *self.buffers())}
+        shared |= {id(self.inputs): self.inputs, id(self.origin): self.origin}
+        for module in self.modules():
+            if isinstance(module, Linear):
+                shared[id(module)] = module.prepared(precision)
+        return copy.deepcopy(self, shared).eval()
+
+    def golden(self) -> list[dict[str, Any]]:
+        """A few examples with this model's readings, saved with it so that a damaged or wrongly read checkpoint shows itself."""
+        options, found = self.options(), []
+        for example in self.task.golden_examples():
+            rows = self.encode(example, options)
+            found.append({"example": dict(example), "tokens": [_ids(row) for row in rows], "readings": list(self.readings(rows, options))})
+        return found
+
+    def check_golden(self, tolerance: float = 1e-4) -> list[str]:
+        """What differs from the golden vectors of the folder that this model was loaded from; empty if nothing does.
+
+        Args:
+            tolerance: the largest difference of a number that is no difference.
+        """
+        problems, options = [], self.options()
+        for i, saved in enumerate(self.origin.golden):
+            try:
+                rows = self.encode(saved["example"], options)
+                if [_ids(row) for row in rows] != saved["tokens"]:
+                    problems.append(f"golden example {i + 1}: other tokens than when the model was saved")
+                    continue
+                gap = _gap(list(self.readings(rows, options)), saved["readings"])
+            except UserError as error:
+                problems.append(f"golden example {i + 1}: {error}")
+                continue
+            if not gap <= tolerance:
+                problems.append(f"golden example {i + 1}: readings differ by {gap:.2g}, at most {tolerance:g} is rounding")
+        return problems
+
+    def with_task(self, task: Task) -> Model:
+        """This body and these inputs under another task, whose heads are built and filled by the caller."""
+        return Model(self.body, task, self.inputs, replace(self.origin, golden=[]))
+
+
+def _ids(row: Row) -> dict[str, list[int]]:
+    return {part: list(streams["tokens"]) for part, streams in row.parts.items() if "tokens" in streams}
+
+
+def _gap(a: Any, b: Any) -> float:
+    """The largest difference between two nested lists of numbers; infinite where their shapes differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
+        return max((_gap(a[k], b[k]) for k in a), default=0.0)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return max((_gap(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return abs(a - b)
+    return 0.0 if a == b else float("inf")

@@ -1,0 +1,1 @@
+"""The shared leaves from which every family is wired: attention, linear, norms, feed-forward, embeddings, heads, and looking inside."""

@@ -1,0 +1,229 @@
+"""Attention over packed rows (Vaswani et al. 2017, section 3.2).
+
+Positions come from the layouts and nowhere else, so prefill, a chunk and one decoding step are one case. Under ``torch.compile`` the kernels are one
+opaque operator, so a graph is compiled once whatever the lengths.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nabi.errors import OptionError
+from nabi.layout import Layout
+from nabi.nn import kernels
+from nabi.nn.kernels import Call, Kernel, Pattern, PositionBias
+from nabi.nn.linear import Linear, residual
+from nabi.nn.watch import WATCHING
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    at: Layout,
+    of: Layout,
+    pattern: Pattern,
+    *,
+    bias: PositionBias | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Softmax attention; row i of the queries sees row i of the keys.
+
+    Args:
+        q: (Tq, H, D) laid out as ``at``.
+        k, v: (Tk, H, D) laid out as ``of``; ``of.take(rows)`` shares them among beams.
+        pattern: who may see whom, by positions in the row.
+        bias: added to the scores.
+        scale: of the scores; 1 / sqrt(D) if None.
+        dropout: on the weights.
+
+    Returns:
+        (Tq, H, D); zeros where a query sees no key.
+
+    Raises:
+        OptionError: dropout or a bias under ``torch.compile``, or another number of rows on the two sides.
+    """
+    if torch.compiler.is_compiling():
+        if dropout or bias is not None:
+            raise OptionError("attention dropout and position biases can't be compiled", value=dropout, fix="set attention_dropout=0")
+        marks = at.leading if at.leading is not None else of.leading
+        out: Tensor = torch.ops.nabi.attend(q, k, v, at.sizes, at.start, of.sizes, of.begin, of.start, marks, _encoded(pattern), scale)
+        return out
+    if len(at) != len(of):
+        raise OptionError("queries and keys have different numbers of rows", value=(len(at), len(of)))
+    watching = WATCHING.get()
+    if watching is not None or bias is not None:
+        call = Call(at, of, pattern, biased=bias is not None, watched=watching is not None, dropout=dropout)
+        weights: list[Tensor] | None = None if watching is None else []
+        out = kernels.dense(q, k, v, call, scale, bias, weights)
+        return out if watching is None else watching.record(q, k, v, weights or [], out)
+    kernel, call, prepared = _plan(at, of, pattern, dropout, q.device)
+    return kernel.run(q, k, v, call, prepared, scale)
+
+
+def _plan(at: Layout, of: Layout, pattern: Pattern, dropout: float, device: torch.device) -> tuple[Kernel, Call, Any]:
+    """The kernel for this pair of layouts and what it prepared: made by the first layer, found by the others."""
+    key = (None if of is at else id(of), pattern, dropout, device)
+    found = at.plans.get(key)
+    if found is None:
+        call = Call(at, of, pattern, dropout=dropout)
+        kernel = kernels.choose(call)
+        found = at.plans[key] = (kernel, call, kernel.prepare(call, device))  # the call keeps ``of`` alive, so its id stays its own
+    return found
+
+
+def _encoded(p: Pattern) -> list[int]:
+    return [int(p.causal), p.window or 0, p.dilation, p.block or 0, int(p.leading), p.random_blocks, p.seed]
+
+
+def _decoded(code: list[int]) -> Pattern:
+    causal, window, dilation, block, leading, random_blocks, seed = code
+    return Pattern(bool(causal), window or None, dilation, block or None, bool(leading), random_blocks, seed)
+
+
+# ---- the same as one operator that the compiler does not look into -------------------------------------------------------------------------------
+
+
+def _attend_plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    at_sizes: Tensor,
+    at_start: Tensor | None,
+    of_sizes: Tensor,
+    of_begin: Tensor | None,
+    of_start: Tensor | None,
+    leading: Tensor | None,
+    pattern: list[int],
+    scale: float | None,
+) -> Tensor:
+    at = Layout.of(at_sizes.tolist(), start=at_start, leading=leading, device=q.device)
+    if of_begin is not None:
+        of = Layout.slots(of_sizes.tolist(), of_begin.tolist(), start=of_start)
+    elif at_start is None and of_start is None and torch.equal(at_sizes, of_sizes):
+        of = at
+    else:
+        of = Layout.of(of_sizes.tolist(), start=of_start, device=q.device)
+    call = Call(at, of, _decoded(pattern))
+    kernel = kernels.choose(call)
+    return kernel.run(q, k, v, call, kernel.prepare(call, q.device), scale).contiguous()
+
+
+_attend_op = torch.library.custom_op("nabi::attend", _attend_plain, mutates_args=())
+
+
+@_attend_op.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("nabi::attend_backward", mutates_args=())
+def _attend_backward_op(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    at_sizes: Tensor,
+    at_start: Tensor | None,
+    of_sizes: Tensor,
+    of_begin: Tensor | None,
+    of_start: Tensor | None,
+    leading: Tensor | None,
+    pattern: list[int],
+    scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+        out = _attend_plain(*inputs, at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, scale)
+        to_q, to_k, to_v = torch.autograd.grad(out, inputs, grad)
+    return to_q.contiguous(), to_k.contiguous(), to_v.contiguous()
+
+
+@_attend_backward_op.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.pattern, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    grads = torch.ops.nabi.attend_backward(grad, *ctx.saved_tensors, ctx.pattern, ctx.scale)
+    return (*grads, *[None] * 8)
+
+
+_attend_op.register_autograd(_backward, setup_context=_save)
+
+
+# ---- the leaf -------------------------------------------------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with its output projection and residual.
+
+    Args:
+        hidden_size: W.
+        num_heads: H; W must be divisible by it unless ``head_size`` is given.
+        pattern: who may see whom.
+        head_size: D.
+        bias: whether the projections have one.
+        scale: of the scores; 1 / sqrt(D) if None.
+        dropout: on the result before the residual is added.
+        attention_dropout: on the weights.
+
+    Raises:
+        OptionError: W is not divisible by H.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        pattern: Pattern | None = None,
+        head_size: int | None = None,
+        bias: bool = True,
+        scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if head_size is None and hidden_size % num_heads:
+            raise OptionError("hidden_size is not divisible by num_heads", value=(hidden_size, num_heads))
+        inner = num_heads * (head_size or hidden_size // num_heads)
+        self.qkv, self.out = Linear(hidden_size, 3 * inner, bias=bias), Linear(inner, hidden_size, bias=bias)
+        self.num_heads, self.pattern, self.scale = num_heads, pattern or Pattern(), scale
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+
+    def forward(
+        self, x: Tensor, layout: Layout, *, add: Tensor, keep: Tensor | None = None, cache: Any = None, bias: PositionBias | None = None
+    ) -> Tensor:
+        """Tokens look at their rows.
+
+        Args:
+            x: (T, W).
+            layout: where the rows lie.
+            add: (T, W) the residual.
+            keep: (K,) the tokens whose result is wanted; all if None.
+            cache: this layer's share of a cache.
+            bias: added to the scores.
+
+        Returns:
+            (T, W), or (K, W) in the order of ``keep``.
+        """
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        of = layout
+        if cache is not None:
+            k, v, of = cache.append(k, v, layout)
+        dropout = self.attention_dropout if self.training else 0.0
+        y = attend(q, k, v, layout, of, self.pattern, bias=bias, scale=self.scale, dropout=dropout).flatten(1)
+        if keep is not None:
+            # every token is a key, but what follows the attention is only worth computing for the tokens that are read
+            y, add = y.index_select(0, keep), add.index_select(0, keep)
+        return residual(self.out, y, add, self.dropout if self.training else 0.0)

@@ -1,0 +1,134 @@
+"""What every architecture is to the rest of nabi: a body that turns a packed batch into hidden values, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.distributed.nn.functional as collective
+from torch import Tensor, nn
+
+from nabi.batch import Batch, Cache
+from nabi.errors import InputError
+from nabi.layout import Packed
+
+if TYPE_CHECKING:
+    from nabi.nn.heads import HeadSpec
+
+
+class Body(nn.Module):
+    """Base of all architectures.
+
+    Class attributes:
+        needs: part name -> the streams that it reads.
+        heads: head kind -> how it looks in this family.
+
+    Attributes:
+        hidden_size: W of what :meth:`forward` returns.
+        limits: part name -> the longest row that it takes.
+        head_dropout, init_std: what heads on this body start from.
+    """
+
+    needs: ClassVar[Mapping[str, frozenset[str]]]
+    heads: ClassVar[Mapping[str, HeadSpec]] = {}
+    hidden_size: int
+    limits: Mapping[str, int] = {}
+    head_dropout: float = 0.0
+    init_std: float = 0.02
+
+    def begin(self, batch: Batch, reserve: int) -> Cache:
+        """Run what is run once (an encoder) and make the cache: a slot of ``reserve`` tokens for each row.
+
+        Raises:
+            InputError: this family keeps no past.
+        """
+        raise InputError("this family keeps no past: it can't continue a text", value=type(self).__name__)
+
+    def embed(self, batch: Batch) -> dict[str, Packed]:
+        """The vectors (T, W) that enter the first layer, by part: for attributions and for callers with vectors of their own."""
+        raise InputError("this family can't return its embeddings", value=type(self).__name__)
+
+    def forward(
+        self,
+        batch: Batch,
+        cache: Cache | None = None,
+        *,
+        embedded: Mapping[str, Packed] | None = None,
+        keep: Mapping[str, Tensor | None] | None = None,
+    ) -> dict[str, Packed]:
+        """Hidden values by part.
+
+        Args:
+            batch: the parts that ``needs`` names; with a begun cache the source part is not needed.
+            cache: a past to continue.
+            embedded: vectors to use in place of :meth:`embed`'s.
+            keep: the parts that are wanted, each with the (K,) tokens that are wanted or None for all; all parts if None.
+
+        Returns:
+            by part (T, W) aligned token for token with the part, or (K, W) in ``keep``'s order.
+        """
+        raise NotImplementedError
+
+    def groups(self) -> list[nn.Module]:
+        """The modules from bottom to top, each parameter in exactly one: for freezing, layer-wise rates, checkpointing, sharding."""
+        raise NotImplementedError
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the parameters for training from scratch; each family's docstring is the table of its inits."""
+        raise NotImplementedError
+
+    def check(self, batch: Batch, parts: frozenset[str] | None = None) -> None:
+        """Whether the batch has what this body reads.
+
+        Raises:
+            InputError: missing or unknown streams, or a row that is too long; all of them in one error.
+        """
+        problems = []
+        for part, streams in self.needs.items():
+            if parts is not None and part not in parts:
+                continue
+            if part not in batch.parts:
+                problems.append(f"part '{part}' is missing")
+                continue
+            have = set(batch.parts[part].streams)
+            problems += [f"part '{part}' lacks the stream '{s}'" for s in sorted(streams - have)]
+            problems += [f"part '{part}' has a stream '{s}' that is not read" for s in sorted(have - streams)]
+            limit = self.limits.get(part)
+            if limit is not None and batch.parts[part].layout.longest > limit:
+                problems.append(f"part '{part}' has a row of {batch.parts[part].layout.longest} tokens, at most {limit} fit")
+        if problems:
+            raise InputError(f"{type(self).__name__} can't read this batch", value="; ".join(problems), fix="encode it with this model's own inputs")
+
+
+class Run:
+    """The body behind a small door: what a task may do with it.
+
+    Args:
+        body: a body, or a wrapped one.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def __call__(self, batch: Batch, cache: Cache | None = None, keep: Mapping[str, Tensor | None] | None = None) -> dict[str, Packed]:
+        """Hidden values by part, as ``Body.forward`` returns them."""
+        if cache is None and not torch.compiler.is_compiling():
+            self._body.check(batch, None if keep is None else frozenset(self.reads(keep)))
+        hidden: dict[str, Packed] = self._body(batch, cache, keep=keep)
+        return hidden
+
+    def reads(self, keep: Mapping[str, Any]) -> set[str]:
+        """The parts that the body must see to give the kept ones; a body whose parts depend on each other names them in ``sources``."""
+        sources: Mapping[str, frozenset[str]] = getattr(self._body, "sources", {})
+        return set(keep).union(*(sources.get(part, frozenset()) for part in keep))
+
+    def begin(self, batch: Batch, reserve: int) -> Cache:
+        """A cache for the rows of ``batch``, as ``Body.begin`` makes it."""
+        return self._body.begin(batch, reserve)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(N, ...) of every rank, end to end, with gradient; ``x`` itself in a single process."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return x
+        return torch.cat(collective.all_gather(x))  # type: ignore[no-untyped-call]

@@ -1,0 +1,302 @@
+"""Who may see whom (``Pattern``, the one definition) and the kernels that compute it, each tested against that definition.
+
+The cheapest kernel that does not refuse is chosen once per pair of layouts, not per layer. Unusual: padding lives and dies inside one function here;
+everything outside is packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nabi.errors import OptionError
+from nabi.layout import Layout
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Who may see whom: ``causal_ok & (in_window | in_block | is_global | is_random)``; everything in reach where none of these is set.
+
+    Attributes:
+        causal: a query sees no later key.
+        window: a query sees keys nearer than ``window * dilation`` positions (Beltagy et al. 2020, section 3.1).
+        dilation: only every dilation-th of them.
+        block: a query sees the keys of its own block of this many positions (Child et al. 2019).
+        leading: the first positions of a row, as many as its layout says, see all and are seen by all.
+        random_blocks: each block of queries sees this many random blocks of keys (Zaheer et al. 2020); blocks of ``block`` or 64 positions.
+        seed: which random blocks.
+    """
+
+    causal: bool = False
+    window: int | None = None
+    dilation: int = 1
+    block: int | None = None
+    leading: bool = False
+    random_blocks: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("window", self.window), ("dilation", self.dilation), ("block", self.block)):
+            if value is not None and value < 1:
+                raise OptionError(f"a pattern's {name} must be at least 1", value=value)
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing but ``causal`` restricts the view."""
+        return self.window is None and self.block is None and not self.leading and self.random_blocks == 0
+
+    def visible(self, query: Tensor, key: Tensor, *, length: Tensor | int, leading: Tensor | int = 0) -> Tensor:
+        """Whether the query at a position may see the key at a position of the same row.
+
+        Args:
+            query: positions, any shape that broadcasts with ``key``, such as (Lq, 1).
+            key: positions, such as (1, Lk).
+            length: of the row's keys; only random blocks without ``causal`` depend on it.
+            leading: how many first positions are global.
+
+        Returns:
+            bool of the broadcast shape.
+        """
+        gap = query - key
+        seen = torch.ones_like(gap, dtype=torch.bool) if self.everything else torch.zeros_like(gap, dtype=torch.bool)
+        if self.window is not None:
+            seen |= (gap.abs() < self.window * self.dilation) & (gap % self.dilation == 0)
+        if self.block is not None:
+            seen |= torch.div(query, self.block, rounding_mode="floor") == torch.div(key, self.block, rounding_mode="floor")
+        if self.leading:
+            seen |= (query < leading) | (key < leading)
+        if self.random_blocks:
+            seen |= self._random(query, key, length)
+        return seen & (gap >= 0) if self.causal else seen
+
+    def _random(self, query: Tensor, key: Tensor, length: Tensor | int) -> Tensor:
+        size = self.block or 64
+        q, k = torch.div(query, size, rounding_mode="floor"), torch.div(key, size, rounding_mode="floor")
+        mine, chosen = self._mixed(q, k), torch.zeros_like(q + k)
+        # a key block is chosen if fewer than random_blocks candidates have a smaller number; candidates of a causal row never depend on its length
+        last = torch.div(torch.as_tensor(length, device=query.device) - 1, size, rounding_mode="floor")
+        for j in range(int(torch.maximum(k.max(), last.max())) + 1):
+            other = torch.full_like(k, j)
+            candidate = (other <= q) if self.causal else (other <= last)
+            chosen = chosen + (candidate & (self._mixed(q, other) < mine)).long()
+        return chosen < self.random_blocks
+
+    def _mixed(self, q: Tensor, k: Tensor) -> Tensor:
+        # integer mixing in the manner of splitmix, so that every kernel and chunking draws the same blocks; k as tie-breaker
+        x = q * 73856093 + k * 19349663 + self.seed * 83492791 + 1
+        for _ in range(3):
+            x = ((x ^ (x >> 16)) * 73244475) & 0xFFFFFFFF
+        return x * 65536 + k
+
+
+class PositionBias(Protocol):
+    """What is added to the scores: a function of the positions of one row's queries and keys."""
+
+    def __call__(self, query: Tensor, key: Tensor, row: int) -> Tensor: ...  # (Lq,), (Lk,), row number -> (H, Lq, Lk)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """All that a kernel may ask about one attention before it says whether it can and what it costs."""
+
+    at: Layout
+    of: Layout
+    pattern: Pattern
+    biased: bool = False
+    watched: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One way to compute attention.
+
+    Attributes:
+        name: for ``explain_kernels``.
+        refuses: the reason why it can't take a call, or None.
+        cost: a rough time in microseconds, comparable between kernels.
+        prepare: what to compute once per pair of layouts.
+        run: (q, k, v, call, prepared, scale) -> (Tq, H, D).
+    """
+
+    name: str
+    refuses: Callable[[Call], str | None]
+    cost: Callable[[Call], float]
+    prepare: Callable[[Call, torch.device], object]
+    run: Callable[[Tensor, Tensor, Tensor, Call, object, float | None], Tensor]
+
+
+# ---- dense: the reference, row by row ------------------------------------------------------------------------------------------------------
+
+
+def dense(
+    q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float | None, bias: PositionBias | None = None, keep: list[Tensor] | None = None
+) -> Tensor:
+    """Attention by its definition, one row at a time; a query that sees no key gives zeros.
+
+    Args:
+        q, k, v: (Tq, H, D), (Tk, H, D), (Tk, H, D).
+        bias: added to the scores.
+        keep: takes each row's weights (H, Lq, Lk).
+    """
+    at, of = call.at, call.of
+    out = []
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    for i, (q_begin, k_begin) in enumerate(zip(at.begins.tolist(), of.begins.tolist(), strict=True)):
+        lq, lk = at.lengths[i], of.lengths[i]
+        rows = q[q_begin : q_begin + lq].transpose(0, 1), k[k_begin : k_begin + lk].transpose(0, 1), v[k_begin : k_begin + lk].transpose(0, 1)
+        q_at = torch.arange(lq, device=q.device) + (0 if at.start is None else at.start[i])
+        k_at = torch.arange(lk, device=q.device) + (0 if of.start is None else of.start[i])
+        leading = _leading(call)
+        seen = call.pattern.visible(q_at[:, None], k_at[None], length=lk, leading=0 if leading is None else leading[i])
+        scores = rows[0] @ rows[1].transpose(1, 2) * scale
+        if bias is not None:
+            scores = scores + bias(q_at, k_at, i)
+        weights = _softmax(scores, seen)
+        if keep is not None:
+            keep.append(weights)
+        out.append((F.dropout(weights, call.dropout) @ rows[2]).transpose(0, 1))
+    return torch.cat(out)
+
+
+def _softmax(scores: Tensor, seen: Tensor) -> Tensor:
+    weights = scores.masked_fill(~seen, float("-inf")).float().softmax(-1)
+    return weights.masked_fill(~seen.any(-1, keepdim=True), 0.0).to(scores.dtype)
+
+
+def _leading(call: Call) -> Tensor | None:
+    return call.at.leading if call.at.leading is not None else call.of.leading
+
+
+# ---- runs of equal length: no padding and no mask -------------------------------------------------------------------------------------------
+
+
+def _runs(call: Call) -> Iterator[tuple[int, int, int]]:
+    """(rows, query length, key length) of each run of neighbours with equal lengths."""
+    for (lq, lk), group in groupby(zip(call.at.lengths, call.of.lengths, strict=True)):
+        yield sum(1 for _ in group), lq, lk
+
+
+def _runs_refuses(call: Call) -> str | None:
+    if call.of.begin is not None or call.at.begin is not None:
+        return "rows do not lie end to end"
+    if call.at.start is not None or call.of.start is not None:
+        return "rows continue a past"
+    if call.biased or call.watched:
+        return "a position bias or a watch needs the scores"
+    if call.pattern.leading and _leading(call) is not None:
+        return "global positions may differ between rows of one length"
+    return None
+
+
+def _runs_cost(call: Call) -> float:
+    return sum(12 + n * lq * lk * 2e-3 for n, lq, lk in _runs(call))
+
+
+def _runs_prepare(call: Call, device: torch.device) -> object:
+    masks = {}
+    if not call.pattern.everything:
+        for _, lq, lk in _runs(call):
+            q_at, k_at = torch.arange(lq, device=device), torch.arange(lk, device=device)
+            masks[lq, lk] = call.pattern.visible(q_at[:, None], k_at[None], length=lk)
+    return list(_runs(call)), masks
+
+
+def _runs_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: object, scale: float | None) -> Tensor:
+    runs, masks = prepared  # type: ignore[misc]
+    qs, ks, vs = q.split([n * lq for n, lq, _ in runs]), k.split([n * lk for n, _, lk in runs]), v.split([n * lk for n, _, lk in runs])
+    out = []
+    for (n, lq, lk), qi, ki, vi in zip(runs, qs, ks, vs, strict=True):
+        mask = masks.get((lq, lk))
+        causal = mask is None and call.pattern.causal
+        if causal and lq != lk:  # without a past, query i stands at position i: the upper left corner
+            mask, causal = call.pattern.visible(_arange(lq, q)[:, None], _arange(lk, q)[None], length=lk), False
+        out.append(_sdpa(qi.unflatten(0, (n, lq)), ki.unflatten(0, (n, lk)), vi.unflatten(0, (n, lk)), mask, causal, call.dropout, scale).flatten(0, 1))
+    return torch.cat(out)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float, scale: float | None) -> Tensor:
+    """(N, Lq, H, D), (N, Lk, H, D) x 2 -> (N, Lq, H, D)."""
+    if mask is not None:
+        blind = ~mask.any(-1, keepdim=True)  # torch gives NaN where a query sees nothing; by definition that is zero
+        mask = mask | blind
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=q.shape[2] != k.shape[2]
+    )
+    if mask is not None:
+        out = out.masked_fill(blind, 0.0)
+    return out.transpose(1, 2)
+
+
+def _arange(n: int, like: Tensor) -> Tensor:
+    return torch.arange(n, device=like.device)
+
+
+# ---- padded inside: any layout, one call --------------------------------------------------------------------------------------------------------
+
+
+def _padded_refuses(call: Call) -> str | None:
+    return "a position bias or a watch needs the scores" if call.biased or call.watched else None
+
+
+def _padded_cost(call: Call) -> float:
+    return 60 + len(call.at) * call.at.longest * call.of.longest * 4e-3
+
+
+def _padded_prepare(call: Call, device: torch.device) -> object:
+    at, of = call.at, call.of
+    q_at, k_at = torch.arange(at.longest)[None], torch.arange(of.longest)[None]
+    real_q, real_k = q_at < at.sizes[:, None], k_at < of.sizes[:, None]
+    # a padded place reads the row's first token, which the mask then hides
+    q_index = (at.begins[:, None] + torch.where(real_q, q_at, 0)).to(device)
+    k_index = (of.begins[:, None] + torch.where(real_k, k_at, 0)).to(device)
+    back = real_q.flatten().nonzero().flatten().to(device)
+    q_at, k_at, real_k = q_at.to(device), k_at.to(device), real_k.to(device)
+    if at.start is not None:
+        q_at = q_at + at.start[:, None]
+    if of.start is not None:
+        k_at = k_at + of.start[:, None]
+    leading = _leading(call)
+    seen = call.pattern.visible(
+        q_at[:, :, None], k_at[:, None], length=of.sizes.to(device)[:, None, None], leading=0 if leading is None else leading[:, None, None]
+    )
+    return q_index, k_index, back, (seen & real_k[:, None])[:, None]
+
+
+def _padded_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: object, scale: float | None) -> Tensor:
+    q_index, k_index, back, mask = prepared  # type: ignore[misc]
+    out = _sdpa(q[q_index], k[k_index], v[k_index], mask, False, call.dropout, scale)
+    return out.flatten(0, 1)[back]
+
+
+def _dense_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: object, scale: float | None) -> Tensor:
+    return dense(q, k, v, call, scale)
+
+
+KERNELS: tuple[Kernel, ...] = (
+    Kernel("runs", _runs_refuses, _runs_cost, _runs_prepare, _runs_run),
+    Kernel("padded", _padded_refuses, _padded_cost, _padded_prepare, _padded_run),
+    Kernel("dense", lambda call: None, lambda call: len(call.at) * (80 + call.at.longest * call.of.longest * 2e-2), lambda call, device: None, _dense_run),
+)
+
+
+def choose(call: Call) -> Kernel:
+    """The cheapest kernel that does not refuse."""
+    return min((kernel for kernel in KERNELS if kernel.refuses(call) is None), key=lambda kernel: kernel.cost(call))
+
+
+def explain_kernels(call: Call) -> list[str]:
+    """One line a kernel: chosen, its cost, or the reason why it refuses."""
+    chosen = choose(call)
+    lines = []
+    for kernel in KERNELS:
+        reason = kernel.refuses(call)
+        state = f"refuses: {reason}" if reason else f"cost {kernel.cost(call):.0f}" + (", chosen" if kernel is chosen else "")
+        lines.append(f"{kernel.name}: {state}")
+    return lines

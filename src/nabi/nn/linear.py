@@ -1,0 +1,150 @@
+"""Linear, LayerNorm, Embedding and FeedForward: the leaves that hold weights. Unusual: a residual is an argument, so that a prepared copy can fuse it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nabi.errors import unknown
+from nabi.nn import fast
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by the tanh formula (Hendrycks and Gimpel 2016, section 2)."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "silu": F.silu,
+    "swish": F.silu,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation with this name, as checkpoints spell it.
+
+    Raises:
+        OptionError: nabi does not know it.
+    """
+    if name not in ACTIVATIONS:
+        raise unknown("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+class Linear(nn.Module):
+    """y = x W^T + b (+ add).
+
+    Args:
+        inputs, outputs: sizes of the last axis.
+        bias: whether there is a b.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor, add: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+        """(..., inputs) -> (..., outputs); ``add`` (..., outputs) is a residual, ``gelu`` an activation to fuse."""
+        y = fast.linear(x, self.weight, self.bias)
+        if gelu:
+            y = F.gelu(y)
+        return y if add is None else y + add
+
+    def prepared(self, precision: str) -> fast.PreparedLinear:
+        """A copy packed for inference in this precision ("fp32", "bf16").
+
+        Raises:
+            OptionError: an unknown precision.
+        """
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        return fast.PreparedLinear(self.weight, self.bias, PRECISIONS[precision])
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]} -> {self.weight.shape[0]}"
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation (Ba et al. 2016) whose result is float32 whatever comes in under a bfloat16 copy."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(size, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size)."""
+        return F.layer_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class Embedding(nn.Module):
+    """A table of vectors: (T,) numbers -> (T, W)."""
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, size))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(T,) int64 -> (T, W)."""
+        return F.embedding(ids, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]} x {self.weight.shape[1]}"
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between (Vaswani et al. 2017, section 3.3), plus the residual.
+
+    Args:
+        hidden_size, intermediate_size: W and the inner size.
+        act: name of the activation.
+        dropout: on the result, before the residual is added.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, act: str, dropout: float) -> None:
+        super().__init__()
+        self.up, self.down = Linear(hidden_size, intermediate_size), Linear(intermediate_size, hidden_size)
+        self.act, self.gelu, self.dropout = activation(act), act == "gelu", dropout
+
+    def forward(self, x: Tensor, add: Tensor) -> Tensor:
+        """(T, W), residual (T, W) -> (T, W)."""
+        inner = self.up(x, gelu=True) if self.gelu else self.act(self.up(x))
+        return residual(self.down, inner, add, self.dropout if self.training else 0.0)
+
+
+def residual(linear: Linear, x: Tensor, add: Tensor, dropout: float) -> Tensor:
+    """``linear(x)``, dropped out, plus ``add``; without dropout the sum is left to the linear layer, which may fuse it."""
+    if dropout == 0.0:
+        y: Tensor = linear(x, add)
+        return y
+    return F.dropout(linear(x), dropout) + add
+
+
+def normal_(module: nn.Module, std: float, generator: torch.Generator) -> None:
+    """Fill every leaf below ``module``: weights from N(0, std), biases 0, norms 1 and 0 (Devlin et al. 2018, appendix A.2)."""
+    for leaf in module.modules():
+        if isinstance(leaf, Linear | Embedding):
+            nn.init.normal_(leaf.weight, 0.0, std, generator=generator)
+            if isinstance(leaf, Linear) and leaf.bias is not None:
+                nn.init.zeros_(leaf.bias)
+        elif isinstance(leaf, LayerNorm):
+            nn.init.ones_(leaf.weight)
+            nn.init.zeros_(leaf.bias)
+
+
+def uniform_(linear: Linear, generator: torch.Generator) -> None:
+    """Fill a linear layer from U(-1/sqrt(inputs), 1/sqrt(inputs)), the usual start of a layer without a table of its own."""
+    bound = 1 / math.sqrt(linear.weight.shape[1])
+    nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
+    if linear.bias is not None:
+        nn.init.uniform_(linear.bias, -bound, bound, generator=generator)

@@ -1,0 +1,79 @@
+"""Which families and tasks there are: the listing of a folder, plus what users bring in files of their own.
+
+A plugin is a Python file that ends with ``FAMILY = Family(...)`` or ``TASK = ...`` (or both); its file name, without .py, is the name. Plugins come only from
+the caller's own command line or code: nothing that is downloaded can name one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from nabi.errors import PluginError
+
+_ATTRIBUTE = {"families": "FAMILY", "tasks": "TASK"}
+_added: dict[str, dict[str, ModuleType]] = {"families": {}, "tasks": {}}
+
+
+def names(kind: str) -> list[str]:
+    """Names of one kind, ``families`` or ``tasks``: the folder's files and the plugins."""
+    return sorted({*_shipped(kind), *_added[kind]})
+
+
+def find(kind: str, name: str) -> object | None:
+    """What the file ``name`` of this kind ends with, or None if there is no such file."""
+    attribute = _ATTRIBUTE[kind]
+    if name in _added[kind]:
+        return getattr(_added[kind][name], attribute)
+    if name in _shipped(kind):
+        return getattr(importlib.import_module(f"nabi.{kind}.{name}"), attribute)
+    return None
+
+
+def add(plugins: Iterable[str | Path | ModuleType]) -> None:
+    """Take in plugin files or modules; the same one twice is fine.
+
+    Raises:
+        PluginError: no such file, it fails to import, it defines neither a family nor a task, or its name is taken.
+    """
+    for plugin in plugins:
+        module = plugin if isinstance(plugin, ModuleType) else _imported(Path(plugin))
+        name = module.__name__.rpartition(".")[2]
+        kinds = [kind for kind, attribute in _ATTRIBUTE.items() if hasattr(module, attribute)]
+        if not kinds:
+            raise PluginError("the plugin defines neither FAMILY nor TASK", value=name, fix="end the file with FAMILY = Family(...) or TASK = YourTask")
+        for kind in kinds:
+            taken = _added[kind].get(name)
+            if name in _shipped(kind) or (taken is not None and taken.__file__ != module.__file__):
+                raise PluginError(f"the name is taken by another of the {kind}", value=name, fix="rename the plugin's file")
+            _added[kind].setdefault(name, module)
+
+
+def _shipped(kind: str) -> list[str]:
+    package = importlib.import_module(f"nabi.{kind}")
+    return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+
+
+def _imported(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise PluginError("no such plugin file", value=str(path))
+    name = f"nabi_plugin.{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(path.resolve()):
+        return known
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise PluginError("the plugin is not a Python file", value=str(path), expected="a file that ends with .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as problem:  # whatever the user's own code raises is shown to them, with the file's name
+        del sys.modules[name]
+        raise PluginError(f"the plugin fails to import ({type(problem).__name__}: {problem})", value=str(path)) from problem
+    return module

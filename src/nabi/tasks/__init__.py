@@ -1,0 +1,207 @@
+"""The tasks, ONE file each; this folder's listing is the registry.
+
+A task file ends with ``TASK = TheClass``. A task is everything about itself in training and in use, so that the two can't drift apart: columns, encoding,
+heads, loss, answers, score. Tasks import no family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nabi import plugins
+from nabi.batch import Batch, Row, Target
+from nabi.errors import OptionError, unknown
+from nabi.inputs import Inputs
+from nabi.nn.body import Body, Run
+from nabi.nn.heads import Head
+
+Example = Mapping[str, Any]
+Use = Literal["train", "evaluate", "predict"]
+
+
+@dataclass(frozen=True)
+class Again:
+    """What ``Task.answer`` returns to ask for another round over new rows (the summary of summaries)."""
+
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """The settings of a task that has none."""
+
+
+class Score(Protocol):
+    """Accumulates answers against the truth; never keeps logits."""
+
+    def add(self, answer: Any, truth: Any) -> None: ...
+    def result(self) -> dict[str, float]: ...
+
+
+class Task(nn.Module):
+    """Base of all tasks.
+
+    Class attributes:
+        name, aliases: as the command line and ``pipeline`` spell them.
+        columns: what a labelled row must have; optional_columns: what it may have.
+        heads: the head kinds that it builds on a body.
+        Options: a frozen dataclass of what a call may set; given to encode, read and answer, the module is never changed by a call.
+        Settings: a frozen dataclass of what belongs to the model: labels, kind of problem, loss; saved with it.
+        targets: how the targets of rows become tensors.
+        main_metric: the figure by which the best checkpoint is chosen; larger is better.
+        together: keep the rows of an example in one batch.
+        whole_batch: the loss compares examples of a batch with each other, so micro-batches can't split it.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[tuple[str, ...]]
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+    heads: ClassVar[tuple[str, ...]]
+    Options: ClassVar[type[Any]]
+    Settings: ClassVar[type[Any]] = NoSettings
+    targets: Mapping[str, Target] = {}
+    main_metric: str
+    together: ClassVar[bool] = False
+    whole_batch: ClassVar[bool] = False
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        if not isinstance(settings, self.Settings):
+            raise OptionError(f"{self.name} needs settings of its own", value=type(settings).__name__, expected=self.Settings.__name__)
+        self.settings = settings
+
+    # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> Any:
+        """The ``Settings`` for this data: label names, kind of problem; ``given`` are those that the caller set.
+
+        Raises:
+            DataError: the labels can't be learnt from.
+        """
+        return cls.Settings(**given)
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int]) -> Any:
+        """The ``Settings`` that a checkpoint of the incumbent stands for; ``outputs`` are the sizes of its head layers by kind."""
+        return cls.Settings()
+
+    def to_hf(self) -> dict[str, Any]:
+        """The keys of config.json that tell the incumbent about this task."""
+        return {}
+
+    def outputs(self) -> dict[str, int]:
+        """Head kind -> size of its output layer."""
+        raise NotImplementedError
+
+    def build(self, body: Body) -> None:
+        """Make the heads that this task needs on this body, as attributes named by their kind.
+
+        Raises:
+            OptionError: the family has no such head.
+        """
+        for kind, size in self.outputs().items():
+            if kind not in body.heads:
+                raise OptionError(f"{type(body).__name__} has no '{kind}' head, which {self.name} needs", expected=f"one of {', '.join(body.heads)}")
+            self.add_module(kind, Head(body.heads[kind], body.hidden_size, size, dropout=body.head_dropout, std=body.init_std))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the heads for training from scratch."""
+        for kind in self.heads:
+            self.get_submodule(kind).initialise(generator)  # type: ignore[operator]
+
+    # ---- one example -------------------------------------------------------------------------------------------------------------------------
+
+    def encode(self, example: Example, inputs: Inputs, options: Any, use: Use = "predict", where: str = "") -> list[Row]:
+        """Rows of one example: one a window, choice or candidate label; deterministic.
+
+        Args:
+            example: a mapping with the task's columns.
+            inputs: the model's tokenizer and limits.
+            options: the task's ``Options``.
+            use: whether targets are needed, and which rule for long texts holds.
+            where: what to call the example in an error.
+        """
+        raise NotImplementedError
+
+    def corrupt(self, row: Row, generator: torch.Generator) -> Row:
+        """Masking or augmentation of one training row, drawn from ``generator`` (seed, epoch, example); nothing by default."""
+        return row
+
+    def stratum(self, row: Row) -> str | None:
+        """What balanced sampling evens out: the row's class, or None if the task has no classes."""
+        return None
+
+    def filler_targets(self, row: Row) -> dict[str, Any]:
+        """Targets of a row that only fills up a process's share: the row's own, with nothing to count."""
+        return {**row.targets, "weight": 0.0}
+
+    # ---- a batch -------------------------------------------------------------------------------------------------------------------------------
+
+    def counts(self, targets: Mapping[str, Tensor]) -> dict[str, float]:
+        """How much each loss of a batch counts, from the data alone, before any forward."""
+        raise NotImplementedError
+
+    def loss(self, run: Run, batch: Batch) -> dict[str, Tensor]:
+        """Sums under the names of :meth:`counts`; the loop divides, so micro-batches add up exactly."""
+        raise NotImplementedError
+
+    def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
+        """(row id, reading): small host data a row."""
+        raise NotImplementedError
+
+    # ---- answers -------------------------------------------------------------------------------------------------------------------------------
+
+    def answer(self, readings: Sequence[Any], rows: Sequence[Row], example: Example, options: Any) -> Any:
+        """The answer for one example from the readings of its rows, in encode's order: plain data, offsets into the original text, or ``Again``."""
+        raise NotImplementedError
+
+    def truth(self, example: Example, where: str) -> Any:
+        """What a labelled example says, in the form that ``score`` takes."""
+        raise NotImplementedError
+
+    def score(self) -> Score:
+        """A fresh accumulator."""
+        raise NotImplementedError
+
+    def golden_examples(self) -> list[Example]:
+        """Inputs whose readings are saved with the model: letters, Hangul, emoji and nothing."""
+        return [{"text": text} for text in ("The film was not bad at all.", "나비가 꽃에 앉았다.", "WINNER!! Claim £900 now \U0001f389", "")]
+
+    def example_of(self, item: Any) -> Example:
+        """One input of a pipeline or of the command line as an example."""
+        return item if isinstance(item, Mapping) else {"text": item}
+
+    def present(self, answer: Any, options: Any, alone: bool) -> Any:
+        """The answer in the shape of the incumbent's v4 pipeline; ``alone``: the caller gave one input and not a list."""
+        return answer
+
+
+def find(name: str) -> type[Task]:
+    """The task of this name or alias, with - or _ alike.
+
+    Raises:
+        OptionError: there is none of this name.
+    """
+    wanted = name.replace("-", "_").lower()
+    found = plugins.find("tasks", wanted)
+    if found is None:
+        for other in plugins.names("tasks"):
+            task = plugins.find("tasks", other)
+            assert isinstance(task, type) and issubclass(task, Task)
+            if wanted in (alias.replace("-", "_") for alias in task.aliases):
+                return task
+        raise unknown("task", name, [n for t in names() for n in (t, *(find(t).aliases))])
+    assert isinstance(found, type) and issubclass(found, Task)
+    return found
+
+
+def names() -> list[str]:
+    """All task names, plugins included."""
+    return plugins.names("tasks")

@@ -1,0 +1,323 @@
+"""Text classification: one label a text or pair, several labels, or a number.
+
+Unusual: a long text is read whole, in windows whose logits are averaged by length; nothing is cut unless the caller asks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nabi.batch import FILLER, Batch, Row, Target
+from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
+from nabi.inputs import Inputs
+from nabi.metrics import ConfusionScore, CorrelationScore, MultiLabelScore
+from nabi.nn.body import Run
+from nabi.tasks import Example, Score, Task, Use
+
+Problem = Literal["single", "multi", "regression"]
+_HF_PROBLEM = {"single": "single_label_classification", "multi": "multi_label_classification", "regression": "regression"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a call may set.
+
+    Attributes:
+        top_k: how many labels; None for all. Without it a str gives a list of one, as in v4.
+        function_to_apply: ``sigmoid``, ``softmax`` or ``none``; by the problem if None.
+        long: what to do with a text over ``max_length``: read it in windows, cut it, or refuse it.
+        max_length: tokens in a row, special ones included; the model's own limit if None.
+        stride: tokens that neighbouring windows share.
+        return_all_scores: v4's old name for ``top_k=None``, labels in their own order.
+        threshold: from which score a label of a multi-label model is given.
+    """
+
+    top_k: int | None = 1
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    long: Literal["window", "truncate", "error"] = "window"
+    max_length: int | None = None
+    stride: int = 16
+    return_all_scores: bool = False
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What belongs to the model.
+
+    Attributes:
+        labels: names in the order of the output layer; one for regression.
+        problem: ``single``, ``multi`` or ``regression``.
+        loss: ``cross_entropy`` or ``focal`` (Lin et al. 2017).
+        focal_gamma: how strongly the focal loss turns from easy rows.
+        label_smoothing: share of the target spread over all labels.
+        class_weights: one a label, by label name; ``balanced`` is worked out from the data.
+    """
+
+    labels: tuple[str, ...]
+    problem: Problem = "single"
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    focal_gamma: float = 2.0
+    label_smoothing: float = 0.0
+    class_weights: Mapping[str, float] | Literal["balanced"] | None = None
+
+
+class TextClassification(Task):
+    """Give each text its label."""
+
+    name = "text_classification"
+    aliases = ("sentiment_analysis",)
+    columns = ("text", "label")
+    optional_columns = ("text_pair",)
+    heads = ("row",)
+    Options, Settings = Options, Settings
+    main_metric = "macro_f1"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.problem, self.labels = settings.problem, settings.labels
+        if len(set(self.labels)) != len(self.labels):
+            raise OptionError("two labels have one name", value=list(self.labels))
+        if not 0 <= settings.label_smoothing < 1:
+            raise OptionError("label_smoothing must be in [0, 1)", value=settings.label_smoothing)
+        if self.problem != "single" and (settings.loss == "focal" or settings.label_smoothing):
+            raise OptionError("focal loss and label smoothing are for single-label problems", value=self.problem)
+        self.index = {label: i for i, label in enumerate(self.labels)}
+        weights = settings.class_weights or {}
+        if isinstance(weights, str):
+            raise OptionError("class_weights 'balanced' is worked out from data", fix="call fitted() first, or give a weight for each label")
+        for label in weights:
+            if label not in self.index:
+                raise unknown("label in class_weights", label, self.labels)
+        self.weights = [float(weights.get(label, 1.0)) for label in self.labels]
+        kind = torch.int64 if self.problem == "single" else torch.float32
+        self.targets = {"label": Target("row", dtype=kind), "weight": Target("row", dtype=torch.float32)}
+        if self.problem == "regression":
+            self.main_metric = "pearson"
+
+    # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> Settings:
+        values = [example["label"] for example in examples]
+        problem = given.get("problem") or _problem(values, where)
+        if problem == "regression":
+            return Settings(**{**given, "problem": problem, "labels": tuple(given.get("labels") or ("score",))})
+        flat = [name for i, value in enumerate(values) for name in _names(value, problem, f"{where}, row {i + 1}")]
+        counts = Counter(flat)
+        labels = tuple(given.get("labels") or sorted(counts, key=_order))
+        if len(labels) < 2 and problem == "single":
+            raise DataError("there is only one class", value=f"{where}: {list(labels)}", expected="at least two labels", fix="add rows of another class")
+        weights = given.get("class_weights")
+        if weights == "balanced":
+            weights = {label: len(values) / (len(labels) * counts[label]) for label in labels if counts[label]}
+        return Settings(**{**given, "problem": problem, "labels": labels, "class_weights": weights})
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int]) -> Settings:
+        count = outputs["row"]
+        names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
+        if not isinstance(names, Mapping) or {str(k) for k in names} != {str(i) for i in range(count)}:
+            raise CheckpointError("id2label does not fit the classifier", value=names, expected=f"names for 0 to {count - 1}")
+        problem = {v: k for k, v in _HF_PROBLEM.items()}.get(config.get("problem_type") or "", "single")
+        by_number = {int(k): str(v) for k, v in names.items()}
+        return Settings(labels=tuple(by_number[i] for i in range(count)), problem=problem)  # type: ignore[arg-type]
+
+    def to_hf(self) -> dict[str, Any]:
+        names = dict(enumerate(self.labels))
+        return {"id2label": {str(i): name for i, name in names.items()}, "label2id": dict(self.index), "problem_type": _HF_PROBLEM[self.problem]}
+
+    def outputs(self) -> dict[str, int]:
+        return {"row": len(self.labels)}
+
+    # ---- one example -------------------------------------------------------------------------------------------------------------------------
+
+    def encode(self, example: Example, inputs: Inputs, options: Options, use: Use = "predict", where: str = "") -> list[Row]:
+        text, pair = example.get("text"), example.get("text_pair")
+        if not isinstance(text, str) or not isinstance(pair, str | None):
+            problem = text if not isinstance(text, str) else pair
+            raise InputError(f"{where or 'an input'} has no text", value=problem, expected="a str, or {'text': ..., 'text_pair': ...}")
+        limit = min(options.max_length or inputs.max_length, inputs.max_length)
+        tokenizer, cut = inputs.tokenizer, False
+        if options.long == "truncate":
+            encoding, cut = tokenizer.truncated(text, pair, limit)
+            windows = [encoding]
+        else:
+            windows = [tokenizer.encode(text, pair)]
+            if len(windows[0].ids) > limit:
+                if options.long == "error":
+                    raise InputError(
+                        f"{where or 'the text'} is too long", value=f"{len(windows[0].ids)} tokens", expected=f"at most {limit}", fix="long='window' reads it whole"
+                    )
+                over: Literal["text", "pair"] = "pair" if pair is not None and len(pair) > len(text) else "text"
+                windows = tokenizer.windows(text, pair, max_length=limit, stride=options.stride, over=over)
+        rows = []
+        for window in windows:
+            notes = {"content": max(1, sum(not s for s in window.special)), "truncated": cut}
+            rows.append(Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes))
+        if use == "train":
+            value = self._target(self.truth(example, where))
+            weight = self.weights[value] if isinstance(value, int) else 1.0
+            for row in rows:  # an example counts once, however many windows it has
+                row.targets = {"label": value, "weight": weight / len(rows)}
+        return rows
+
+    def _target(self, truth: Any) -> Any:
+        if self.problem == "single":
+            return self.index[truth]
+        if self.problem == "regression":
+            return truth
+        return [float(label in truth) for label in self.labels]
+
+    def stratum(self, row: Row) -> str | None:
+        return self.labels[row.targets["label"]] if self.problem == "single" else None
+
+    # ---- a batch -------------------------------------------------------------------------------------------------------------------------------
+
+    def counts(self, targets: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"label": float(targets["weight"].double().sum())}
+
+    def loss(self, run: Run, batch: Batch) -> dict[str, Tensor]:
+        logits, label = self.row.read(run, batch), batch.targets["label"]  # type: ignore[operator,union-attr]
+        if self.problem == "single":
+            each = F.cross_entropy(logits, label, reduction="none", label_smoothing=self.settings.label_smoothing)
+            if self.settings.loss == "focal":
+                p = logits.softmax(-1).gather(1, label[:, None])[:, 0]
+                each = each * (1 - p) ** self.settings.focal_gamma
+        elif self.problem == "multi":
+            scale = torch.tensor(self.weights, device=logits.device)
+            each = F.binary_cross_entropy_with_logits(logits, label, reduction="none", pos_weight=scale).mean(-1)
+        else:
+            each = (logits[:, 0] - label) ** 2
+        return {"label": (each * batch.targets["weight"]).sum()}
+
+    def read(self, run: Run, batches: Iterable[Batch], options: Options) -> Iterator[tuple[int, list[float]]]:
+        for batch in batches:
+            part = batch.parts["text"]
+            for row, example, logits in zip(part.ids, part.example.tolist(), self.row.read(run, batch).tolist(), strict=True):  # type: ignore[operator,union-attr]
+                if example != FILLER:
+                    yield row, logits
+
+    # ---- answers -------------------------------------------------------------------------------------------------------------------------------
+
+    def answer(self, readings: Sequence[list[float]], rows: Sequence[Row], example: Example, options: Options) -> dict[str, Any]:
+        """``{"label", "score", "scores", "windows", "truncated"}``; the label of a multi-label model is a list, of a regression the number."""
+        weights = [row.notes["content"] for row in rows]
+        total = sum(weights)
+        logits = [sum(w * reading[c] for w, reading in zip(weights, readings, strict=True)) / total for c in range(len(self.labels))]
+        scores = dict(zip(self.labels, self._applied(logits, options), strict=True))
+        best = max(scores, key=scores.__getitem__)
+        label: Any = best
+        if self.problem == "multi":
+            label = [name for name, score in scores.items() if score >= options.threshold]
+        elif self.problem == "regression":
+            label = scores[best]
+        return {"label": label, "score": scores[best], "scores": scores, "windows": len(rows), "truncated": any(r.notes["truncated"] for r in rows)}
+
+    def _applied(self, logits: list[float], options: Options) -> list[float]:
+        # the incumbent's rule: one label is a sigmoid, more are a softmax, a regression is left as it is
+        usual = {"multi": "sigmoid", "regression": "none", "single": "softmax" if len(logits) > 1 else "sigmoid"}
+        function = options.function_to_apply or usual[self.problem]
+        if function == "none":
+            return logits
+        if function == "sigmoid":
+            return [1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x)) for x in logits]
+        high = max(logits)
+        powers = [math.exp(x - high) for x in logits]
+        return [p / sum(powers) for p in powers]
+
+    def truth(self, example: Example, where: str) -> Any:
+        value = example.get("label")
+        if self.problem == "regression":
+            return _number(value, where)
+        found = _names(value, self.problem, where)
+        strange = [name for name in found if name not in self.index]
+        if strange:
+            raise unknown(f"label ({where})", strange[0], self.labels, error=DataError)
+        return found if self.problem == "multi" else found[0]
+
+    def score(self) -> Score:
+        if self.problem == "regression":
+            return _Regression()
+        return _Multi(self.labels) if self.problem == "multi" else _Single(self.labels)
+
+    def present(self, answer: Any, options: Options, alone: bool) -> Any:
+        """v4: a str gives a list of one; with ``top_k`` other than 1 a sorted list of dicts a text; ``return_all_scores`` keeps the labels' order."""
+        scored = [{"label": name, "score": score} for name, score in answer["scores"].items()]
+        if options.return_all_scores:
+            return [scored] if alone else scored
+        scored.sort(key=lambda item: -item["score"])
+        if options.top_k == 1:
+            return scored[:1] if alone else scored[0]
+        return scored[: options.top_k]
+
+
+class _Single(ConfusionScore):
+    def add(self, answer: Any, truth: Any) -> None:  # type: ignore[override]
+        super().add(answer["label"], truth, answer["score"])
+
+
+class _Multi(MultiLabelScore):
+    def add(self, answer: Any, truth: Any) -> None:
+        super().add(answer["label"], truth)
+
+
+class _Regression(CorrelationScore):
+    def add(self, answer: Any, truth: Any) -> None:
+        super().add(answer["label"], truth)
+
+
+def _problem(values: Sequence[Any], where: str) -> Problem:
+    """Which problem the labels are: lists are multi-label, numbers with a fraction a regression, all else single-label."""
+    kinds = {"list" if isinstance(v, list | tuple) else "number" if isinstance(v, int | float) and not isinstance(v, bool) else type(v).__name__ for v in values}
+    if len(kinds) > 1:
+        first = {kind: next(i for i, v in enumerate(values) if kind in (type(v).__name__, "number") or isinstance(v, list)) + 1 for kind in sorted(kinds)}
+        raise DataError(f"{where}: labels of mixed types", value=first, expected="one type in all rows", fix="make them all text, all numbers or all lists")
+    if kinds == {"list"}:
+        return "multi"
+    if kinds == {"number"} and any(isinstance(v, float) and v != int(v) for v in values):
+        return "regression"
+    return "single"
+
+
+def _names(value: Any, problem: Problem, where: str) -> list[str]:
+    items = value if problem == "multi" else [value]
+    if problem == "multi" and not isinstance(value, list | tuple):
+        raise DataError(f"{where}: the label is not a list", value=value, expected="a list of label names")
+    names = []
+    for item in items:
+        if isinstance(item, float) and item == int(item):
+            item = int(item)
+        if not isinstance(item, str | int) or (isinstance(item, str) and not item.strip()):
+            raise DataError(f"{where}: the label is missing or no label", value=repr(item), expected="a name or a whole number")
+        names.append(str(item))
+    return names
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{where}: the label is not a number", value=repr(value), expected="a finite number, because this is a regression")
+    return number
+
+
+def _order(label: str) -> tuple[int, float, str]:
+    """Numbers by value, then names by letter."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)
+
+
+TASK = TextClassification

@@ -1,0 +1,322 @@
+"""A tokenizer as a model folder holds it, with offsets that are exact in the original text.
+
+The library ``tokenizers`` does the work. What is added here:
+
+- a truncation or a padding that is stored in the file never applies, but is saved again as it was found;
+- offsets are repaired where the library's are not the token's own characters (``Tokenizer._exact``);
+- windows and truncation cut one finished encoding, so that they are right with every post-processor;
+- whatever the library raises, panics included, becomes an error that says what to do.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nabi.errors import InputError, OptionError, StorageError, TokenizerError
+from nabi.text.encoding import Encoding
+from nabi.text.files import ADDED, DEFINITION, NAMES, ROLES, SETTINGS, VOCABULARY, Guard, read_settings, token_names, wordpiece
+
+if TYPE_CHECKING:
+    import tokenizers
+
+HANGUL = re.compile("[가-힣]")
+EVERY_JAMO = " ".join(chr(0xAC00 + (i % 19 * 21 + i % 21) * 28 + i) for i in range(28))
+
+
+class Tokenizer:
+    """A tokenizer that was read from a folder; it never changes, so threads may share it.
+
+    Args:
+        definition: the bytes of a tokenizer.json.
+        files: the bytes of the files beside it, by name; they give names, lengths and sides, and are saved as they are.
+        where: what to call the definition in an error.
+
+    Raises:
+        TokenizerError: the definition can't be used.
+    """
+
+    cls_id: int | None
+    sep_id: int | None
+    pad_id: int | None
+    mask_id: int | None
+    unk_id: int | None
+    bos_id: int | None
+    eos_id: int | None
+
+    def __init__(self, definition: bytes, files: Mapping[str, bytes], where: str = DEFINITION) -> None:
+        import tokenizers
+
+        self._definition, self._files = definition, dict(files)
+        with Guard(TokenizerError("the tokenizer can't be read", value=where, fix="the file is cut off or of another format; fetch or write it again")):
+            self._library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
+            self.stored_truncation: dict[str, Any] | None = self._library.truncation
+            self.stored_padding: dict[str, Any] | None = self._library.padding
+            self._library.no_truncation()
+            self._library.no_padding()
+            settings = read_settings(files)
+            for role in ROLES:
+                ids = map(self._library.token_to_id, token_names(settings, role))
+                setattr(self, f"{role}_id", next((i for i in ids if i is not None), None))
+            self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=True)
+            self._overhead = self._library.num_special_tokens_to_add(is_pair=False)
+            self._blank = {self._library.token_to_id(mark) for mark in ("▁", "Ġ")} - {None}
+            # asked by trial, for a space becomes part of a token by a normaliser in one file and by a pre-tokenizer in another
+            self._spaced = any(start < end and " x x"[start] == " " for start, end in self._library.encode(" x x", add_special_tokens=False).offsets)
+            self._breaks_hangul = self._decomposes() and self.unk_id in self._library.encode(EVERY_JAMO).ids
+        length = settings.get("model_max_length")
+        self.max_length = int(length) if isinstance(length, int | float) and 0 < length < 10**7 else None
+        self._cut_left = (settings.get("truncation_side") or (self.stored_truncation or {}).get("direction")) == "left"
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """The tokenizer of a model folder, from its tokenizer.json, else from its vocab.txt (BERT's WordPiece).
+
+        Raises:
+            TokenizerError: neither file is there, or one of the tokenizer's files can't be used.
+        """
+        folder = Path(folder)
+        try:
+            files = {name: (folder / name).read_bytes() for name in (DEFINITION, VOCABULARY, SETTINGS, NAMES, ADDED) if (folder / name).is_file()}
+        except OSError as problem:
+            raise TokenizerError("the tokenizer's files can't be read", value=f"{folder} ({problem})") from None
+        if DEFINITION in files:
+            return cls(files.pop(DEFINITION), files, str(folder / DEFINITION))
+        if VOCABULARY in files:
+            return cls(wordpiece(files, str(folder / VOCABULARY)), files, str(folder / VOCABULARY))
+        what = "there is no tokenizer in the folder" if folder.is_dir() else "there is no such folder"
+        raise TokenizerError(what, value=str(folder), expected=f"{DEFINITION} or {VOCABULARY} in it", fix="save the tokenizer beside the model, or give its folder")
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and the files that lay beside it, byte for byte as they were found.
+
+        Raises:
+            StorageError: a file could not be written; the file that was there before is still there.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, data in {DEFINITION: self._definition, **self._files}.items():
+                fresh = folder / f".{name}.{os.getpid()}"
+                try:
+                    fresh.write_bytes(data)
+                    fresh.replace(folder / name)
+                finally:
+                    fresh.unlink(missing_ok=True)
+        except OSError as problem:
+            raise StorageError(f"the tokenizer could not be written to {folder}: {problem}") from None
+
+    def encode(self, text: str, pair: str | None = None, *, special: bool = True) -> Encoding:
+        """The tokens of a text, or of a text and its pair; nothing is cut and nothing is padded.
+
+        Raises:
+            InputError: not a str, or not valid Unicode.
+        """
+        _check((text,))
+        if pair is not None:
+            _check((pair,))
+        with Guard(InputError("the text can't be tokenised", value=text)):
+            return self._finished(self._library.encode(text, pair, add_special_tokens=special), text, pair)
+
+    def encode_batch(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, special: bool = True) -> list[Encoding]:
+        """``encode`` of many texts at once, on all cores.
+
+        Raises:
+            InputError: a text is not a str or not valid Unicode (its number is given), or the pairs are not as many as the texts.
+        """
+        firsts = _listed(texts)
+        seconds: Sequence[str | None] = [None] * len(firsts) if pairs is None else _listed(pairs)
+        if len(firsts) != len(seconds):
+            raise InputError("the pairs are not as many as the texts", value=f"{len(firsts)} texts, {len(seconds)} pairs")
+        inputs = firsts if pairs is None else list(zip(firsts, seconds, strict=True))
+        # 10,000 texts make 350,000 offset tuples; a collector that walks through them again and again takes a quarter of the time
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            with Guard(InputError("the texts can't be tokenised")):
+                encoded = self._library.encode_batch(inputs, add_special_tokens=special)
+                return [self._finished(*each) for each in zip(encoded, firsts, seconds, strict=True)]
+        finally:
+            if collecting:
+                gc.enable()
+
+    def windows(self, text: str, pair: str | None = None, *, max_length: int, stride: int, over: Literal["text", "pair"] = "text") -> list[Encoding]:
+        """Encodings of at most ``max_length`` tokens that together hold every token of a long text.
+
+        Args:
+            max_length: the most tokens of a window, special tokens included.
+            stride: how many tokens of the text neighbours share.
+            over: which member the windows run over; the other one is repeated whole in each.
+
+        Returns:
+            The windows in the text's order; just ``encode(text, pair)`` if that fits.
+
+        Raises:
+            OptionError: no text at all would leave room for the stride, or there is no pair to run over.
+            InputError: the repeated member leaves too little room, or a text can't be tokenised.
+        """
+        if over not in ("text", "pair") or (over == "pair" and pair is None):
+            raise OptionError("there is nothing to run windows over", value=over, expected="'text', or 'pair' where a pair is given")
+        full = self.encode(text, pair)
+        start, stop = full.extent(int(over == "pair"))
+        overhead = self._overhead if pair is None else sum(full.special)
+        if not 0 <= stride < max_length - overhead:
+            room = f"max_length {max_length} - {overhead} special tokens = {max_length - overhead}"
+            raise OptionError("the stride does not fit into the windows", value=stride, expected=f"0 or more, and less than the room of {room}", fix="take a smaller stride or a larger max_length")
+        if len(full) <= max_length:
+            return [full]
+        room = max_length - (len(full) - (stop - start))
+        if room <= stride:
+            repeated, name = len(full) - (stop - start) - overhead, "text" if over == "pair" else "pair"
+            raise InputError(
+                f"the {name} that each window repeats is too long",
+                value=f"{repeated} tokens, which leave {max(room, 0)} of max_length {max_length}",
+                expected=f"room for more than the stride of {stride}",
+                fix=f"shorten the {name}, or take a larger max_length or a smaller stride",
+            )
+        count = -(-(stop - start - stride) // (room - stride))
+        begins = [start + i * (room - stride) for i in range(count)]
+        return [full.without((start, begin), (min(begin + room, stop), stop)) for begin in begins]
+
+    def truncated(self, text: str, pair: str | None = None, *, max_length: int) -> tuple[Encoding, bool]:
+        """``encode`` cut to ``max_length`` tokens, special tokens included, and whether anything was cut; of a pair the longer member is cut first.
+
+        Raises:
+            OptionError: the special tokens alone are more than ``max_length``.
+            InputError: a text can't be tokenised.
+        """
+        full = self.encode(text, pair)
+        if len(full) <= max_length:
+            return full, False
+        spans = [full.extent(0), full.extent(1)]
+        lengths = [stop - start for start, stop in spans]
+        room = max_length - (len(full) - sum(lengths))
+        if room < 0:
+            raise OptionError("max_length is too small for the special tokens alone", value=max_length, expected=f"{max_length - room} or more")
+        short = min(lengths)
+        if sum(lengths) > room and short <= room:
+            keep = [min(length, max(short, room - short)) for length in lengths]
+        else:
+            keep = lengths
+        if sum(keep) > room:
+            half = room // 2
+            keep = [half, room - half] if lengths[0] <= lengths[1] else [room - half, half]
+        cuts = [(start, stop - n) if self._cut_left else (start + n, stop) for (start, stop), n in zip(spans, keep, strict=True)]
+        return full.without(*sorted(cuts)), True
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of token ids, joined as the tokenizer's decoder joins them.
+
+        Raises:
+            InputError: something is not a token id.
+        """
+        ids = list(ids)
+        with Guard(InputError("these are not token ids", value=ids, expected="whole numbers of 0 or more")):
+            return self._library.decode(ids, skip_special_tokens=skip_special)
+
+    def token(self, id: int) -> str:
+        """The token of an id.
+
+        Raises:
+            InputError: no token has this id.
+        """
+        wrong = InputError("no token has this id", value=id, expected=f"0 to {self.vocab_size - 1}")
+        with Guard(wrong):
+            token: str | None = self._library.id_to_token(id)
+        if token is None:
+            raise wrong
+        return token
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The tokens of ids.
+
+        Raises:
+            InputError: no token has one of these ids.
+        """
+        return [self.token(id) for id in ids]
+
+    def id(self, token: str) -> int | None:
+        """The id of a token, or None if the vocabulary does not hold it."""
+        return self._library.token_to_id(token)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of what decides the ids: the definition without its truncation and padding, however it is laid out."""
+        definition = {key: value for key, value in json.loads(self._definition).items() if key not in ("truncation", "padding")}
+        return hashlib.sha256(json.dumps(definition, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def _decomposes(self) -> bool:
+        return self._library.normalizer is not None and "\u1112" in self._library.normalizer.normalize_str("한")
+
+    def _finished(self, raw: tokenizers.Encoding, text: str, pair: str | None) -> Encoding:
+        ids, offsets, sequence = raw.ids, raw.offsets, raw.sequence_ids
+        for side, given in enumerate((text, pair)):
+            if given is None:
+                continue
+            if self._spaced or not given.isascii():
+                offsets = self._exact(ids, offsets, sequence, side, given)
+            if self._breaks_hangul and HANGUL.search(given):
+                self._breaks_hangul = False
+                warnings.warn(
+                    "the tokenizer takes Hangul syllables apart into letters that its vocabulary lacks, so Korean text becomes unknown tokens: "
+                    "use a tokenizer made for Korean, or set lowercase and strip_accents to false in its tokenizer.json",
+                    stacklevel=3,
+                )
+        return Encoding(ids, raw.type_ids, offsets, raw.word_ids, list(map(bool, raw.special_tokens_mask)), sequence)
+
+    def _exact(self, ids: list[int], offsets: list[tuple[int, int]], sequence: list[int | None], side: int, text: str) -> list[tuple[int, int]]:
+        # Three repairs of what the library gives:
+        # - characters that a normaliser composes or strips (NFD Hangul under NFC, a word's last accent) belong to no token: the token before holds them;
+        # - a token that begins with a space ("Ġthe", "▁the") does not hold the space, unless it is nothing else;
+        # - a space that stands before the text only for the tokenizer is empty, and not the first character of the text.
+        starts = {start for (start, _), of in zip(offsets, sequence, strict=True) if of == side}
+        exact, length, last = offsets.copy(), len(text), len(ids) - 1
+        for i, (start, end) in enumerate(offsets):
+            if start == end or sequence[i] != side:
+                continue
+            while end < length and end not in starts and _joins(text[end]):
+                end += 1
+            if self._spaced:
+                if ids[i] in self._blank and i < last and sequence[i + 1] == side and offsets[i + 1][0] < end:
+                    end = start
+                elif text[start].isspace() or text[end - 1].isspace():
+                    held = text[start:end]
+                    if not held.isspace():
+                        start, end = end - len(held.lstrip()), start + len(held.rstrip())
+            exact[i] = start, end
+        return exact
+
+
+def _joins(char: str) -> bool:
+    return char >= "\u0300" and ("\u1160" <= char <= "\u11ff" or "\ud7b0" <= char <= "\ud7ff" or unicodedata.category(char)[0] == "M")
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise InputError("one text was given where a list of texts is read", value=texts, fix="put it into a list")
+    texts = list(texts)
+    _check(texts)
+    return texts
+
+
+def _check(texts: Sequence[object]) -> None:
+    for number, text in enumerate(texts):
+        where = f" (text {number})" if len(texts) > 1 else ""
+        if not isinstance(text, str):
+            fixes = {bytes: "decode it first", type(None): "leave it out or give ''", float: "leave out missing values, convert numbers with str()"}
+            raise InputError(f"a text is not a str but {type(text).__name__}{where}", value=repr(text), fix=fixes.get(type(text), "convert it with str()"))
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as problem:
+                what = f"a text holds half of a surrogate pair at character {problem.start}{where}"
+                fix = "read the file with the right encoding, or replace it: text.encode('utf-8', 'replace').decode()"
+                raise InputError(what, value=text, fix=fix) from None

@@ -1,0 +1,131 @@
+"""What each step trains on: a pure function of (seed, step), so that a resumed run reads exactly what it would have read.
+
+Unusual: there is no shuffled list and no iterator state; the order is a permutation that can be asked for any place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from nabi.batch import FILLER, Batch, Row, batch_of
+from nabi.errors import DataError
+from nabi.model import Model
+from nabi.training.plan import Plan
+
+_MASK = (1 << 64) - 1
+
+
+def mixed(*numbers: int) -> int:
+    """A 64-bit number that depends on all of these in a scrambled way (splitmix64, Steele et al. 2014)."""
+    x = 0x9E3779B97F4A7C15
+    for number in numbers:
+        x = (x + number * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & _MASK
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+        x ^= x >> 31
+    return x
+
+
+def permuted(i: int, n: int, key: int) -> int:
+    """Place ``i`` of a permutation of 0..n-1 that ``key`` chooses: four Feistel rounds, walked until they land inside (Black and Rogaway 2002)."""
+    half = max(1, math.ceil(math.log2(max(2, n)) / 2))
+    mask = (1 << half) - 1
+    while True:
+        left, right = i >> half, i & mask
+        for turn in range(4):
+            left, right = right, left ^ (mixed(key, turn, right) & mask)
+        i = left << half | right
+        if i < n:
+            return i
+
+
+class Feed:
+    """The encoded training data and its order.
+
+    Args:
+        model: whose task corrupts rows and names their class.
+        rows: the rows of each example, as ``Model.encode`` made them with ``use="train"``.
+        plan: batch, tokens, windows, sampler, seed.
+
+    Raises:
+        DataError: there are no examples.
+    """
+
+    def __init__(self, model: Model, rows: Sequence[Sequence[Row]], plan: Plan) -> None:
+        if not rows:
+            raise DataError("there is nothing to train on")
+        self.task, self.rows, self.plan = model.task, rows, plan
+        self.steps_per_epoch = math.ceil(len(rows) / plan.batch)
+        self._strata: list[list[int]] = []
+        if plan.sampler == "balanced":
+            by_class: dict[str, list[int]] = {}
+            for i, of_example in enumerate(rows):
+                label = self.task.stratum(of_example[0])
+                if label is None:
+                    raise DataError(f"{self.task.name} has no classes that could be balanced", fix="use plan.sampler=shuffle")
+                by_class.setdefault(label, []).append(i)
+            self._strata = list(by_class.values())
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.plan.total(self.steps_per_epoch)
+
+    def order(self, epoch: int, i: int) -> int:
+        """The example at place ``i`` of an epoch."""
+        if self._strata:
+            members = self._strata[mixed(self.plan.seed, epoch, i, 1) % len(self._strata)]
+            return members[mixed(self.plan.seed, epoch, i, 2) % len(members)]
+        return permuted(i, len(self.rows), mixed(self.plan.seed, epoch))
+
+    def examples(self, n: int) -> list[int]:
+        """The examples of step ``n``; the last step of an epoch may have fewer."""
+        epoch, step = divmod(n, self.steps_per_epoch)
+        first = step * self.plan.batch
+        return [self.order(epoch, i) for i in range(first, min(first + self.plan.batch, len(self.rows)))]
+
+    def step(self, n: int, rank: int = 0, world: int = 1) -> list[Batch]:
+        """The micro-batches of step ``n`` for one of ``world`` processes; every process gets equally many."""
+        epoch = n // self.steps_per_epoch
+        chosen = [self._corrupted(row, epoch, e) for e in self.examples(n) for row in self._windows(e, epoch)]
+        groups = self._cut(chosen)
+        while len(groups) % world:  # an empty micro-batch would leave the other processes waiting
+            groups.append([len(chosen)])
+            chosen.append(self._filler(chosen[0]))
+        return [batch_of(chosen, ids, self.task.targets) for ids in groups[rank::world]]
+
+    def _windows(self, example: int, epoch: int) -> Sequence[Row]:
+        rows = self.rows[example]
+        if len(rows) <= self.plan.windows or self.task.together:
+            return rows
+        key = mixed(self.plan.seed, epoch, example, 3)
+        return [rows[i] for i in sorted(permuted(j, len(rows), key) for j in range(self.plan.windows))]
+
+    def _corrupted(self, row: Row, epoch: int, example: int) -> Row:
+        return self.task.corrupt(row, torch.Generator().manual_seed(mixed(self.plan.seed, epoch, example, 4) >> 1))
+
+    def _cut(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Row numbers by micro-batch: by length, at most ``plan.tokens`` each; the rows of an example, or of the whole step, stay together if they must."""
+        if self.task.whole_batch:
+            return [list(range(len(rows)))]
+        units: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            units.setdefault(row.example if self.task.together else i, []).append(i)
+        sizes = {key: sum(rows[i].tokens for i in ids) for key, ids in units.items()}
+        groups: list[list[int]] = []
+        filled = 0
+        for key in sorted(units, key=sizes.__getitem__):
+            if not groups or filled + sizes[key] > self.plan.tokens:
+                groups.append([])
+                filled = 0
+            groups[-1] += units[key]
+            filled += sizes[key]
+        return groups
+
+    def _filler(self, row: Row) -> Row:
+        """A copy of a real row that counts nothing: the task gives it weight 0 by its example number."""
+        return replace(row, example=FILLER, targets=self.task.filler_targets(row))

@@ -1,0 +1,152 @@
+"""The loop: a generator that trains and yields after every update; logging, evaluation, saving and stopping are the caller's ordinary code.
+
+The gradient of a step is the sum over the losses of weight * total / count, the counts summed over all micro-batches beforehand, so it is the same
+however ragged the rows and however they are cut. Unusual: dropout is seeded by (seed, step, micro-batch, rank), so nothing random is ever saved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nabi.batch import Batch
+from nabi.errors import TrainingError
+from nabi.model import Model
+from nabi.training import optimizer as optim
+from nabi.training.feed import Feed, mixed
+from nabi.training.plan import Plan
+
+
+@dataclass
+class State:
+    """All that a run needs to go on, besides the model's weights.
+
+    Attributes:
+        step: updates done.
+        optimizer: its tensors by parameter name.
+        extra: what the caller wants back, plain data.
+    """
+
+    step: int
+    optimizer: dict[str, Tensor]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """One update that was done.
+
+    Attributes:
+        number: counted from 1; total: of the whole run; epoch: how many were begun before this update.
+        losses: mean by name, over what each loss counts.
+        loss: their weighted sum.
+        rate: the learning rate of the top group.
+        norm: of the gradient before clipping.
+        tokens: that were computed; seconds: it took.
+    """
+
+    number: int
+    total: int
+    epoch: float
+    losses: dict[str, float]
+    loss: float
+    rate: float
+    norm: float
+    tokens: int
+    seconds: float
+    _model: Model
+    _optimizer: torch.optim.Optimizer
+
+    def state(self, **extra: Any) -> State:
+        """What to save so that the run goes on exactly here; valid until the next update."""
+        return State(self.number, optim.state_of(self._model, self._optimizer), extra)
+
+
+def train(model: Model, feed: Feed, plan: Plan, state: State | None = None) -> Iterator[Step]:
+    """Train ``model`` in place, yielding after every update.
+
+    Args:
+        model: with weights; on resuming those that were saved with ``state``.
+        feed: what each step reads.
+        plan: how to train.
+        state: where to go on.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite; the weights are still those before that step.
+    """
+    optimizer = optim.build(model, plan)
+    begin = 0
+    if state is not None:
+        begin = state.step
+        optim.restore(model, optimizer, state.optimizer)
+    trainable = [p.requires_grad for p in model.parameters()]
+    try:
+        for n in range(begin, feed.total):
+            yield _step(model, optimizer, feed, plan, n)
+    finally:
+        for parameter, was in zip(model.parameters(), trainable, strict=True):
+            parameter.requires_grad_(was)
+
+
+def _step(model: Model, optimizer: torch.optim.Optimizer, feed: Feed, plan: Plan, n: int) -> Step:
+    began, device = time.perf_counter(), model.device
+    epoch = n // feed.steps_per_epoch
+    rate = plan.learning_rate * plan.rate(n, feed.total)
+    optim.set_rates(optimizer, rate)
+    optim.set_trainable(model, plan, epoch)
+    batches = [batch.to(device) for batch in feed.step(n)]
+    counts = total_counts(model, batches)
+    optimizer.zero_grad(set_to_none=True)
+    model.train()
+    totals: dict[str, Tensor] = {}
+    for micro, batch in enumerate(batches):
+        losses = backward(model, batch, counts, plan, seed=mixed(plan.seed, n, micro, 0))
+        for name, value in losses.items():
+            totals[name] = totals.get(name, 0) + value
+    model.eval()
+    means = {name: float(total) / counts[name] for name, total in totals.items()}
+    norm = float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    loss = sum(plan.loss_weights.get(name, 1.0) * mean for name, mean in means.items())
+    if not (torch.tensor(norm).isfinite() and torch.tensor(loss).isfinite()):
+        optimizer.zero_grad(set_to_none=True)
+        raise TrainingError(
+            f"step {n + 1}: the loss is {loss:g} and its gradient's norm {norm:g}; examples {feed.examples(n)[:8]}. The weights are those of step {n}. "
+            "Lower plan.learning_rate, raise plan.warmup, or look at these examples."
+        )
+    if plan.clip and norm > plan.clip:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(plan.clip / (norm + 1e-6))
+    optimizer.step()
+    tokens = sum(batch.tokens for batch in batches)
+    place = (n + 1) / feed.steps_per_epoch
+    return Step(n + 1, feed.total, place, means, loss, rate, norm, tokens, time.perf_counter() - began, model, optimizer)
+
+
+def total_counts(model: Model, batches: list[Batch]) -> dict[str, float]:
+    """How much each loss counts over a whole step, in float64, before any forward."""
+    counts: dict[str, float] = {}
+    for batch in batches:
+        for name, count in model.task.counts(batch.targets).items():
+            counts[name] = counts.get(name, 0.0) + count
+    return {name: count or 1.0 for name, count in counts.items()}
+
+
+def backward(model: Model, batch: Batch, counts: Mapping[str, float], plan: Plan, *, seed: int) -> dict[str, Tensor]:
+    """Add one micro-batch's share to the gradient; returns the sums by name, detached.
+
+    The caller's random generators are as they were when this returns.
+    """
+    devices = [batch_device] if (batch_device := model.device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed >> 1)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            losses: dict[str, Tensor] = model(batch)
+    weighted = [plan.loss_weights.get(name, 1.0) * total / counts[name] for name, total in losses.items()]
+    torch.stack([w.float() for w in weighted]).sum().backward()  # type: ignore[no-untyped-call]
+    return {name: total.detach().double() for name, total in losses.items()}

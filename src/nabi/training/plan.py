@@ -1,0 +1,95 @@
+"""The plan of a run: every setting of training, with the usual values; and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nabi.errors import OptionError
+
+Schedule = Literal["linear", "cosine", "constant", "slanted"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes:
+        epochs: times over the data; ``steps`` overrides it.
+        steps: updates in all.
+        batch: examples in an update.
+        tokens: the most tokens that are computed at once; larger updates are done in parts, with the same result.
+        learning_rate: its peak.
+        head_rate: the heads' own peak; as ``learning_rate`` if None.
+        layer_decay: each group of layers below learns at this share of the one above (Howard and Ruder 2018, section 3.2: 1/2.6).
+        weight_decay: on matrices; biases and norms have none.
+        beta1, beta2, eps: of AdamW (Loshchilov and Hutter 2017).
+        schedule: ``linear``, ``cosine`` and ``constant`` after warm-up; ``slanted`` is the slanted triangle (Howard and Ruder 2018, equation 3).
+        warmup: share of the steps over which the rate rises, or a number of steps if 1 or more.
+        clip: largest norm of the gradient; 0 for no limit.
+        unfreeze: how many groups, from the top, are trained in the first epoch, and how many more in each that follows; 0 for all at once.
+        patience: stop after so many evaluations without a better figure; None never stops early.
+        evaluate_every: epochs between evaluations.
+        precision: of the products in training, ``fp32`` or ``bf16``; parameters stay float32.
+        sampler: ``shuffle`` reads each example once an epoch; ``balanced`` draws each class equally often.
+        windows: of a long text, train on at most so many windows an epoch, drawn anew each time.
+        hidden_dropout, attention_dropout, head_dropout: in place of the model's own; None leaves them.
+        loss_weights: by loss name, where a task has several.
+        seed: of order, dropout, corruption and fresh heads.
+    """
+
+    epochs: float = 3
+    steps: int | None = None
+    batch: int = 32
+    tokens: int = 8192
+    learning_rate: float = 1e-4
+    head_rate: float | None = None
+    layer_decay: float = 1.0
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    schedule: Schedule = "linear"
+    warmup: float = 0.1
+    clip: float = 1.0
+    unfreeze: int = 0
+    patience: int | None = None
+    evaluate_every: float = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    windows: int = 4
+    hidden_dropout: float | None = None
+    attention_dropout: float | None = None
+    head_dropout: float | None = None
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch", "tokens", "learning_rate", "evaluate_every", "windows", "eps")
+        problems = [f"{name} is {getattr(self, name)}, must be above 0" for name in positive if not getattr(self, name) > 0]
+        problems += [f"{n} is {getattr(self, n)}, must be 0 or more" for n in ("weight_decay", "warmup", "clip", "unfreeze", "seed") if getattr(self, n) < 0]
+        if self.steps is not None and self.steps < 1:
+            problems.append(f"steps is {self.steps}, must be at least 1")
+        if not 0 < self.layer_decay <= 1:
+            problems.append(f"layer_decay is {self.layer_decay}, must be in (0, 1]")
+        if problems:
+            raise OptionError("the plan can't be followed: " + "; ".join(problems))
+
+    def total(self, steps_per_epoch: int) -> int:
+        """Updates in all."""
+        return self.steps if self.steps is not None else max(1, math.ceil(self.epochs * steps_per_epoch))
+
+    def rate(self, n: int, total: int) -> float:
+        """The share of the peak rate at which step ``n`` of ``total`` learns, counted from 0; in (0, 1]."""
+        rise = min(total, round(self.warmup * total) if self.warmup < 1 else int(self.warmup))
+        if self.schedule == "slanted":
+            ratio = 32  # how much smaller the lowest rate is than the highest (Howard and Ruder 2018)
+            cut = max(1, rise)
+            p = n / cut if n < cut else max(0.0, 1 - (n - cut) / max(1, total - cut))
+            return (1 + p * (ratio - 1)) / ratio
+        if n < rise:
+            return (n + 1) / rise
+        left = (total - n) / max(1, total - rise)
+        return {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}[self.schedule]

@@ -1,0 +1,23 @@
+"""Weights: the name-table language (names) and the files that tensors lie in (files)."""
+
+from nabi.weights.files import TensorFiles, atomic_folder, file_sha256, place, read_tensors, recover, write_tensors
+from nabi.weights.names import Entry, Loaded, NameTable, flipped, fused, same, stacked, tied, weight_normed
+
+__all__ = [
+    "Entry",
+    "Loaded",
+    "NameTable",
+    "TensorFiles",
+    "atomic_folder",
+    "file_sha256",
+    "flipped",
+    "fused",
+    "place",
+    "read_tensors",
+    "recover",
+    "same",
+    "stacked",
+    "tied",
+    "weight_normed",
+    "write_tensors",
+]

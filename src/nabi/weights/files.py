@@ -1,0 +1,367 @@
+"""The files that tensors lie in: safetensors read through a memory map, placed into modules, and written so that no crash loses a folder.
+
+Nothing here unpickles. Tensors that are read lie in a private, copy-on-write map: writing to one (training) changes memory and never the
+file. The map stays on the file that was opened, so replacing the file or the folder is harmless; cutting the file short in place while it
+is mapped would kill the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nabi.config import read_file
+from nabi.errors import CheckpointError, StorageError, shortened
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHARD = re.compile(r"\w[\w.+-]*\.safetensors")
+_PICKLED = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl)(\.index\.json)?")
+_REFETCH = "the file is cut off or damaged; fetch or write it again"
+
+
+class TensorFiles(Mapping[str, Tensor]):
+    """The tensors of a folder by name, each mapped when it is asked for; made by ``read_tensors``."""
+
+    def __init__(self, shards: Mapping[str, Path]) -> None:
+        self._shards = dict(shards)
+        self._handles = {path: _open(path) for path in self._shards.values()}
+        self._given: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        path = self._shards[name]
+        if name in self._given:
+            # one map hands out the same memory again, with whatever training has written to it since
+            self._handles[path] = _open(path)
+            self._given -= {n for n, p in self._shards.items() if p == path}
+        self._given.add(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shards)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shards
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self._shards))
+
+    def shapes(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor; nothing is read but the file's head."""
+        return tuple(self._handles[self._shards[name]].get_slice(name).get_shape())
+
+    @property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """The dtypes that occur."""
+        return frozenset(self._read(name).dtype for name in self._shards)
+
+    def _read(self, name: str) -> Tensor:
+        path = self._shards[name]
+        try:
+            tensor: Tensor = self._handles[path].get_tensor(name)
+        except (SafetensorError, AttributeError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"tensor {shortened(name)} can't be read ({error})", value=str(path), fix=_REFETCH) from None
+        return tensor
+
+
+def read_tensors(folder: Path) -> TensorFiles:
+    """The tensors of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` lists.
+
+    Raises:
+        CheckpointError: no such folder, no weights in it, a damaged file, a shard or tensor that is missing or there twice, a name that
+            leaves the folder.
+    """
+    if not os.path.isdir(folder):
+        raise _no_folder(folder)
+    # as a link that leads nowhere is a file that is missing, not one that was never there
+    if os.path.lexists(folder / _WEIGHTS):
+        path = _inside(folder, _WEIGHTS)
+        return TensorFiles(dict.fromkeys(_open(path).keys(), path))
+    if os.path.lexists(folder / _INDEX):
+        return TensorFiles(_indexed(folder, _inside(folder, _INDEX)))
+    try:
+        present = sorted(os.listdir(folder))
+    except OSError as error:
+        raise CheckpointError(f"the folder can't be read ({error.strerror})", value=str(folder)) from None
+    shown = (", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")) or "nothing"
+    fix = "this may be the folder above or below the model's; name the one with the weights"
+    if any(_PICKLED.fullmatch(name) for name in present):
+        fix = (
+            "pickled and other foreign weights are never opened: load them with the library that wrote them and save them as safetensors"
+            " (save_pretrained does), or fetch a revision that has them"
+        )
+    raise CheckpointError(f"no weights among {shown}", value=str(folder), expected=f"{_WEIGHTS} or {_INDEX}", fix=fix)
+
+
+def _no_folder(folder: Path) -> CheckpointError:
+    if os.path.lexists(folder):
+        return CheckpointError("this is a file, not a model folder", value=str(folder), fix="name the folder that the file lies in")
+    try:
+        siblings = sorted(p.name for p in folder.parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except (OSError, ValueError):
+        siblings = []
+    near = difflib.get_close_matches(folder.name, siblings, n=3, cutoff=0.5)
+    fix = f"near it by name: {', '.join(near)}" if near else "check the path"
+    if not os.path.isdir(folder.parent):
+        fix = f"the folder above it, {shortened(str(folder.parent))}, does not exist either"
+    return CheckpointError("the folder does not exist", value=str(folder), fix=fix)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """``folder / name``, a real file in the folder or in the same model's cache, where snapshots link to blobs."""
+    if not _SHARD.fullmatch(name) and name != _INDEX:
+        wanted = "a name like model-00001-of-00002.safetensors"
+        raise CheckpointError("the index names a file that is not a plain name", value=name, expected=wanted, fix="do not use this folder")
+    path = folder / name
+    if not os.path.isfile(path):
+        there = "is no file" if os.path.lexists(path) else "is missing"
+        raise CheckpointError(f"{shortened(name)} {there}", value=str(path), fix="fetch or write the folder again")
+    home = folder.resolve()
+    homes = [home, *[p for p in home.parents if p.name.startswith("models--")][:1]]
+    target = path.resolve()
+    if not any(target.is_relative_to(h) for h in homes):
+        fix = "put the file itself into the folder"
+        raise CheckpointError(f"{shortened(name)} is a link that leaves its folder", value=f"{path} -> {target}", fix=fix)
+    return path
+
+
+def _indexed(folder: Path, index: Path) -> dict[str, Path]:
+    weight_map = read_file(index, CheckpointError).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError("the index is not usable", value=str(index), expected='"weight_map": {tensor name: file name}', fix=_REFETCH)
+    paths = {shard: _inside(folder, shard) for shard in sorted(set(weight_map.values()))}
+    where: dict[str, Path] = {}
+    problems = []
+    for shard, path in paths.items():
+        names = set(_open(path).keys())
+        problems += [f"{shortened(n)} is in {where[n].name} and in {shard}" for n in sorted(names & where.keys())]
+        problems += [f"{shortened(n)} is not in {shard}" for n, s in weight_map.items() if s == shard and n not in names]
+        where |= {name: path for name in names}
+    if problems:
+        raise CheckpointError(
+            f"the index and its shards disagree: {_listed(problems)}", value=str(index), fix="fetch or write the folder again"
+        )
+    return where
+
+
+def _open(path: Path) -> Any:  # the library's handle has no types
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path.name} can't be read ({shortened(error)})", value=str(path), fix=_REFETCH) from None
+
+
+def _listed(problems: list[str], limit: int = 20) -> str:
+    return "; ".join(problems[:limit] + ([f"and {len(problems) - limit} more"] if len(problems) > limit else []))
+
+
+def place(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> None:
+    """Put ``tensors`` in the place of the module's parameters and buffers of those names, as after building it on ``meta``.
+
+    Nothing is copied unless dtype or device change, so a mapped tensor becomes a mapped parameter, which can be trained. Parameters keep
+    ``requires_grad``; one that has several names in the module keeps them all. What ``tensors`` does not name stays as it is.
+
+    Args:
+        tensors: the module's names -> tensors of the same shape.
+        dtype: what floating tensors are converted to; None keeps the files'.
+
+    Raises:
+        CheckpointError: a name the module lacks, another shape, an integer where a float belongs, two values for one parameter; all in one
+            error, and nothing was placed.
+    """
+    holders: dict[str, tuple[dict[str, Tensor | None], str, Tensor]] = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        for held in (part._parameters, part._buffers):
+            for key, old in held.items():
+                if old is not None and key not in part._non_persistent_buffers_set:
+                    holders[f"{path}.{key}".removeprefix(".")] = (held, key, old)
+    problems: list[str] = []
+    chosen: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name not in holders:
+            problems.append(f"{shortened(name)} {tuple(tensor.shape)} has no place in the model")
+            continue
+        old = holders[name][2]
+        if tensor.shape != old.shape:
+            problems.append(f"{name} is {tuple(tensor.shape)} in the file, {tuple(old.shape)} wanted")
+        elif tensor.is_floating_point() != old.is_floating_point():
+            problems.append(f"{name} is {tensor.dtype} in the file, {old.dtype} wanted")
+        elif (twin := chosen.setdefault(id(old), tensor)) is not tensor and not (twin.dtype == tensor.dtype and torch.equal(twin, tensor)):
+            problems.append(f"{name} is a second name of one parameter, and the file has another value for it")
+    if problems:
+        raise CheckpointError(
+            f"the tensors do not fit the model: {_listed(problems)}", fix="the model's sizes and the file's must be the same"
+        )
+    placed: dict[int, Tensor] = {}
+    for held, key, old in holders.values():
+        if id(old) in chosen:
+            if id(old) not in placed:
+                tensor = chosen[id(old)].detach()
+                tensor = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+                placed[id(old)] = nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+            held[key] = placed[id(old)]
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write ``model.safetensors``; tensors that share memory are written in full, each under its name.
+
+    Args:
+        metadata: goes into the file's head; ``{"format": "pt"}`` by default.
+
+    Raises:
+        StorageError: the file could not be written; names it and its size.
+    """
+    whole: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        whole[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    path, draft = folder / _WEIGHTS, folder / f".{_WEIGHTS}.{secrets.token_hex(4)}"
+    try:
+        # the library makes files that only their owner can read, so take the mode that the umask grants
+        draft.touch()
+        mode = draft.stat().st_mode
+        save_file(whole, draft, metadata=dict(metadata or {"format": "pt"}))
+        draft.chmod(mode)
+        os.replace(draft, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise StorageError(f"could not write {path} ({sum(t.nbytes for t in whole.values()):,} bytes): {error}") from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes ``path`` when the block ends: whole and on the disk, or not at all.
+
+    It is filled beside ``path`` under a hidden name. An older folder is moved aside before and deleted after; a process killed between the
+    two leaves it aside, from where ``recover`` puts it back. If the block raises, the new folder is removed and the old one is as it was.
+
+    Raises:
+        StorageError: an OSError on the way (disk full, read-only): names the path and the free bytes.
+    """
+    path = path.resolve()
+    new, old = (path.parent / f".{path.name}.{kind}-{secrets.token_hex(4)}" for kind in ("new", "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "this is a file, not a folder", str(path))
+        recover(path)
+        with contextlib.ExitStack() as held:
+            with _locked(path.parent):
+                new.mkdir()
+                held.enter_context(_locked(new))  # says that its writer lives
+            yield new
+            for folder, _, names in os.walk(new, topdown=False):
+                for file in (Path(folder, name) for name in names):
+                    if not file.is_symlink():
+                        _sync(file)
+                _sync(Path(folder))
+            with _locked(path.parent):
+                if path.exists():
+                    os.rename(path, old)
+                try:
+                    os.rename(new, path)
+                except OSError:
+                    if old.exists():
+                        os.rename(old, path)
+                    raise
+                _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        free = next((shutil.disk_usage(p).free for p in path.parents if p.is_dir()), 0)
+        raise StorageError(f"could not write the folder {path} ({free:,} bytes free): {error}; what was there before is kept") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Undo what a killed ``atomic_folder(path)`` left: put a folder that was moved aside back, remove what was not finished.
+
+    Call it before reading. A folder whose writer lives, in this or another process, is left alone.
+
+    Raises:
+        StorageError: the only whole folder lies aside and can't be moved back.
+    """
+    path = path.resolve()
+    if not _leftovers(path, "new|old"):
+        return
+    try:
+        with _locked(path.parent):
+            asides = sorted(_leftovers(path, "old"), key=lambda p: p.stat().st_mtime)
+            if asides and not path.exists():
+                os.rename(asides.pop(), path)
+                _sync(path.parent)
+            for aside in asides:
+                shutil.rmtree(aside, ignore_errors=True)
+            for draft in _leftovers(path, "new"):
+                with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(draft, wait=False):
+                    shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        # a reader without the right to tidy up can still read
+        if not path.exists():
+            raise StorageError(f"could not put {path} back after a crash: {error}") from error
+
+
+def _leftovers(path: Path, kinds: str) -> list[Path]:
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.({kinds})-[0-9a-f]{{8}}")
+    try:
+        return [path.parent / name for name in os.listdir(path.parent) if pattern.fullmatch(name)]
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """An advisory lock on a folder, held by this process until the block ends or the process does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # some network file systems have no locks: there one writer at a time must do
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits; raises CheckpointError if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"the file can't be read ({error.strerror})", value=str(path)) from None
