@@ -232,7 +232,7 @@ class _Folder:
             raise MissingHeadError(
                 f"the checkpoint has no head for {task.name}",
                 value=str(self.path),
-                expected=f"the weights of a '{"', '".join(task.heads)}' head",
+                expected=f"the weights of these heads: {', '.join(task.heads)}",
                 fix=f"train one: nabi train --task {task.name} --base {self.path} --data FILE --out DIR",
             )
         return task.from_hf(self.config, sizes)

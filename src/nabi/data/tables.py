@@ -147,9 +147,6 @@ def _plain(value: Any) -> Any:
     return str(value) if raw is None else hashlib.sha256(raw).hexdigest()
 
 
-# files -----------------------------------------------------------------------------------------------------------------------------------
-
-
 def _from_file(path: Path) -> Table:
     name = path.name or str(path)
     stem, packing = os.path.splitext(name.lower())
@@ -180,7 +177,7 @@ def _listed(folder: Path, near: str = "") -> str:
     """What a folder holds, or the names in it that are near to one."""
     if not folder.is_dir():
         return f"there is no folder {folder} either"
-    names = sorted(os.listdir(folder))
+    names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
     if close := difflib.get_close_matches(near, names):
         return f"the nearest names in that folder: {', '.join(close)}"
     return f"the folder {folder} holds {', '.join(names[:5]) or 'nothing'}{' and more' if len(names) > 5 else ''}; name one file"
@@ -342,7 +339,8 @@ def _read_csv(data: bytes, name: str, delimiter: str = ",") -> Parsed:
                 _unique(header, f"{name}, line {number}")
             elif fields:
                 if len(fields) != len(header):
-                    raise DataError(f"{name}, line {number}: {len(fields)} {'field' if len(fields) == 1 else 'fields'}", value=delimiter.join(fields),
+                    count = f"{len(fields)} field{'s' * (len(fields) > 1)}"
+                    raise DataError(f"{name}, line {number}: {count}", value=delimiter.join(fields),
                                     expected=f"{len(header)}, as the header names: {shortened(', '.join(header))}",
                                     fix="put a value that holds the separator between double quotes")
                 rows.append(dict(zip(header, fields, strict=True)))
@@ -387,9 +385,6 @@ def _read_arrow(data: bytes, name: str, *, parquet: bool = False) -> Parsed:
 PARSERS: dict[str, Callable[[bytes, str], Parsed]] = {
     ".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".tsv": lambda data, name: _read_csv(data, name, "\t"),
     ".parquet": lambda data, name: _read_arrow(data, name, parquet=True), ".arrow": _read_arrow}
-
-
-# memory, and what holds for every source -------------------------------------------------------------------------------------------------
 
 
 def _from_memory(source: Any) -> Table:

@@ -80,7 +80,7 @@ def find(name: str) -> Family:
     Raises:
         OptionError: there is none of this name.
     """
-    found = plugins.find("families", "FAMILY", name)
+    found = plugins.find("families", name)
     if found is None:
         raise unknown("family", name, names())
     assert isinstance(found, Family)

@@ -148,7 +148,7 @@ class TextClassification(Task):
         limit = min(options.max_length or inputs.max_length, inputs.max_length)
         tokenizer, cut = inputs.tokenizer, False
         if options.long == "truncate":
-            encoding, cut = tokenizer.truncated(text, pair, limit)
+            encoding, cut = tokenizer.truncated(text, pair, max_length=limit)
             windows = [encoding]
         else:
             windows = [tokenizer.encode(text, pair)]

@@ -112,7 +112,8 @@ def _vocabulary(data: bytes, needed: tuple[str, ...], where: str) -> dict[str, i
         raise TokenizerError("the vocabulary is not UTF-8", value=f"{where} ({problem})", fix="fetch or write it again") from None
     vocabulary = {token: number for number, token in enumerate(lines)}
     problems = [f"'{name}' is missing" for name in needed if name not in vocabulary]
-    problems += [f"'{token}' is on lines {number + 1} and {vocabulary[token] + 1}" for number, token in enumerate(lines) if vocabulary[token] != number]
+    twice = [(token, number, vocabulary[token]) for number, token in enumerate(lines) if vocabulary[token] != number]
+    problems += [f"'{token}' is on lines {number + 1} and {last + 1}" for token, number, last in twice]
     if problems:
         what = f"the vocabulary can't be used: {'; '.join(problems[:5])}"
         fix = f"fetch the file again, or name its special tokens in {SETTINGS}"
@@ -128,7 +129,8 @@ def _added(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
         else:
             entries = [(entry.pop("content"), {**entry, "id": int(number)}) for number, entry in listed.items()]
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise TokenizerError("the added tokens can't be read", value=SETTINGS if listed else ADDED, expected="tokens with their ids") from None
+        where = SETTINGS if listed is not None else ADDED
+        raise TokenizerError("the added tokens can't be read", value=where, expected="tokens with their ids") from None
     return dict(sorted(entries, key=lambda entry: entry[1]["id"]))
 
 
@@ -138,7 +140,8 @@ def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     try:
         data = json.loads(files[name])
     except (ValueError, RecursionError) as problem:
-        raise TokenizerError("the file is not valid JSON", value=f"{name} ({problem})", fix="the file is cut off; fetch or write it again") from None
+        fix = "the file is cut off; fetch or write it again"
+        raise TokenizerError("the file is not valid JSON", value=f"{name} ({problem})", fix=fix) from None
     if not isinstance(data, dict):
         raise TokenizerError("the file does not hold an object", value=name, expected="{...} at the top")
     return data

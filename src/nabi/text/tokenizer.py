@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 HANGUL = re.compile("[가-힣]")
-EVERY_JAMO = " ".join(chr(0xAC00 + (i % 19 * 21 + i % 21) * 28 + i) for i in range(28))
+# a character outside of blocks that hold no combining mark and no conjoining letter of Hangul
+UNUSUAL = re.compile("[^\0-\u02ff\u2000-\u20cf\u3000-\u3029\u3030-\u3098\u30a0-\ua66e\uac00-\ud7a3]")
 
 
 class Tokenizer:
@@ -56,7 +57,8 @@ class Tokenizer:
         import tokenizers
 
         self._definition, self._files = definition, dict(files)
-        with Guard(TokenizerError("the tokenizer can't be read", value=where, fix="the file is cut off or of another format; fetch or write it again")):
+        fix = "the file is cut off or of another format; fetch or write it again"
+        with Guard(TokenizerError("the tokenizer can't be read", value=where, fix=fix)):
             self._library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
             self.stored_truncation: dict[str, Any] | None = self._library.truncation
             self.stored_padding: dict[str, Any] | None = self._library.padding
@@ -68,10 +70,10 @@ class Tokenizer:
                 setattr(self, f"{role}_id", next((i for i in ids if i is not None), None))
             self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=True)
             self._overhead = self._library.num_special_tokens_to_add(is_pair=False)
-            self._blank = {self._library.token_to_id(mark) for mark in ("▁", "Ġ")} - {None}
-            # asked by trial, for a space becomes part of a token by a normaliser in one file and by a pre-tokenizer in another
-            self._spaced = any(start < end and " x x"[start] == " " for start, end in self._library.encode(" x x", add_special_tokens=False).offsets)
-            self._breaks_hangul = self._decomposes() and self.unk_id in self._library.encode(EVERY_JAMO).ids
+            # the lone space of byte-level and of SentencePiece vocabularies: without it a space is never part of a token
+            self._blank = {self._library.token_to_id(mark) for mark in ("Ġ", "▁")} - {None}
+            normalizer = self._library.normalizer
+            self._breaks_hangul = normalizer is not None and "\u1112" in normalizer.normalize_str("한")
         length = settings.get("model_max_length")
         self.max_length = int(length) if isinstance(length, int | float) and 0 < length < 10**7 else None
         self._cut_left = (settings.get("truncation_side") or (self.stored_truncation or {}).get("direction")) == "left"
@@ -85,7 +87,8 @@ class Tokenizer:
         """
         folder = Path(folder)
         try:
-            files = {name: (folder / name).read_bytes() for name in (DEFINITION, VOCABULARY, SETTINGS, NAMES, ADDED) if (folder / name).is_file()}
+            found = [folder / name for name in (DEFINITION, VOCABULARY, SETTINGS, NAMES, ADDED) if (folder / name).is_file()]
+            files = {path.name: path.read_bytes() for path in found}
         except OSError as problem:
             raise TokenizerError("the tokenizer's files can't be read", value=f"{folder} ({problem})") from None
         if DEFINITION in files:
@@ -93,7 +96,8 @@ class Tokenizer:
         if VOCABULARY in files:
             return cls(wordpiece(files, str(folder / VOCABULARY)), files, str(folder / VOCABULARY))
         what = "there is no tokenizer in the folder" if folder.is_dir() else "there is no such folder"
-        raise TokenizerError(what, value=str(folder), expected=f"{DEFINITION} or {VOCABULARY} in it", fix="save the tokenizer beside the model, or give its folder")
+        fix = "save the tokenizer beside the model, or give its folder"
+        raise TokenizerError(what, value=str(folder), expected=f"{DEFINITION} or {VOCABULARY} in it", fix=fix)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and the files that lay beside it, byte for byte as they were found.
@@ -148,7 +152,9 @@ class Tokenizer:
             if collecting:
                 gc.enable()
 
-    def windows(self, text: str, pair: str | None = None, *, max_length: int, stride: int, over: Literal["text", "pair"] = "text") -> list[Encoding]:
+    def windows(
+        self, text: str, pair: str | None = None, *, max_length: int, stride: int, over: Literal["text", "pair"] = "text"
+    ) -> list[Encoding]:
         """Encodings of at most ``max_length`` tokens that together hold every token of a long text.
 
         Args:
@@ -169,8 +175,9 @@ class Tokenizer:
         start, stop = full.extent(int(over == "pair"))
         overhead = self._overhead if pair is None else sum(full.special)
         if not 0 <= stride < max_length - overhead:
-            room = f"max_length {max_length} - {overhead} special tokens = {max_length - overhead}"
-            raise OptionError("the stride does not fit into the windows", value=stride, expected=f"0 or more, and less than the room of {room}", fix="take a smaller stride or a larger max_length")
+            expected = f"0 or more, and less than the room of max_length {max_length} - {overhead} special tokens = {max_length - overhead}"
+            fix = "take a smaller stride or a larger max_length"
+            raise OptionError("the stride does not fit into the windows", value=stride, expected=expected, fix=fix)
         if len(full) <= max_length:
             return [full]
         room = max_length - (len(full) - (stop - start))
@@ -187,7 +194,10 @@ class Tokenizer:
         return [full.without((start, begin), (min(begin + room, stop), stop)) for begin in begins]
 
     def truncated(self, text: str, pair: str | None = None, *, max_length: int) -> tuple[Encoding, bool]:
-        """``encode`` cut to ``max_length`` tokens, special tokens included, and whether anything was cut; of a pair the longer member is cut first.
+        """``encode`` cut to ``max_length`` tokens, and whether anything was cut; of a pair the longer member is cut first.
+
+        Args:
+            max_length: the most tokens, special tokens included.
 
         Raises:
             OptionError: the special tokens alone are more than ``max_length``.
@@ -200,7 +210,7 @@ class Tokenizer:
         lengths = [stop - start for start, stop in spans]
         room = max_length - (len(full) - sum(lengths))
         if room < 0:
-            raise OptionError("max_length is too small for the special tokens alone", value=max_length, expected=f"{max_length - room} or more")
+            raise OptionError("max_length is too small for the special tokens", value=max_length, expected=f"{max_length - room} or more")
         short = min(lengths)
         if sum(lengths) > room and short <= room:
             keep = [min(length, max(short, room - short)) for length in lengths]
@@ -253,28 +263,22 @@ class Tokenizer:
         definition = {key: value for key, value in json.loads(self._definition).items() if key not in ("truncation", "padding")}
         return hashlib.sha256(json.dumps(definition, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-    def _decomposes(self) -> bool:
-        return self._library.normalizer is not None and "\u1112" in self._library.normalizer.normalize_str("한")
-
     def _finished(self, raw: tokenizers.Encoding, text: str, pair: str | None) -> Encoding:
         ids, offsets, sequence = raw.ids, raw.offsets, raw.sequence_ids
         for side, given in enumerate((text, pair)):
             if given is None:
-                continue
-            if self._spaced or not given.isascii():
+                break
+            if self._blank or (not given.isascii() and UNUSUAL.search(given)):
                 offsets = self._exact(ids, offsets, sequence, side, given)
-            if self._breaks_hangul and HANGUL.search(given):
-                self._breaks_hangul = False
-                warnings.warn(
-                    "the tokenizer takes Hangul syllables apart into letters that its vocabulary lacks, so Korean text becomes unknown tokens: "
-                    "use a tokenizer made for Korean, or set lowercase and strip_accents to false in its tokenizer.json",
-                    stacklevel=3,
-                )
+            if self._breaks_hangul and self.unk_id in ids:
+                self._warn(ids, offsets, sequence, side, given)
         return Encoding(ids, raw.type_ids, offsets, raw.word_ids, list(map(bool, raw.special_tokens_mask)), sequence)
 
-    def _exact(self, ids: list[int], offsets: list[tuple[int, int]], sequence: list[int | None], side: int, text: str) -> list[tuple[int, int]]:
+    def _exact(
+        self, ids: list[int], offsets: list[tuple[int, int]], sequence: list[int | None], side: int, text: str
+    ) -> list[tuple[int, int]]:
         # Three repairs of what the library gives:
-        # - characters that a normaliser composes or strips (NFD Hangul under NFC, a word's last accent) belong to no token: the token before holds them;
+        # - what a normaliser composes or strips (NFD Hangul under NFC, a word's last accent) is in no token: the one before gets it;
         # - a token that begins with a space ("Ġthe", "▁the") does not hold the space, unless it is nothing else;
         # - a space that stands before the text only for the tokenizer is empty, and not the first character of the text.
         starts = {start for (start, _), of in zip(offsets, sequence, strict=True) if of == side}
@@ -284,7 +288,7 @@ class Tokenizer:
                 continue
             while end < length and end not in starts and _joins(text[end]):
                 end += 1
-            if self._spaced:
+            if self._blank:
                 if ids[i] in self._blank and i < last and sequence[i + 1] == side and offsets[i + 1][0] < end:
                     end = start
                 elif text[start].isspace() or text[end - 1].isspace():
@@ -293,6 +297,16 @@ class Tokenizer:
                         start, end = end - len(held.lstrip()), start + len(held.rstrip())
             exact[i] = start, end
         return exact
+
+    def _warn(self, ids: list[int], offsets: list[tuple[int, int]], sequence: list[int | None], side: int, text: str) -> None:
+        unknown = [text[slice(*offset)] for i, offset, of in zip(ids, offsets, sequence, strict=True) if i == self.unk_id and of == side]
+        if HANGUL.search(" ".join(unknown)):
+            self._breaks_hangul = False
+            warnings.warn(
+                "the tokenizer takes Hangul syllables apart into letters that its vocabulary lacks, so Korean becomes unknown tokens: "
+                "use a tokenizer made for Korean, or set lowercase and strip_accents to false in its tokenizer.json",
+                stacklevel=4,
+            )
 
 
 def _joins(char: str) -> bool:
@@ -309,14 +323,18 @@ def _listed(texts: Iterable[str]) -> list[str]:
 
 def _check(texts: Sequence[object]) -> None:
     for number, text in enumerate(texts):
-        where = f" (text {number})" if len(texts) > 1 else ""
         if not isinstance(text, str):
-            fixes = {bytes: "decode it first", type(None): "leave it out or give ''", float: "leave out missing values, convert numbers with str()"}
-            raise InputError(f"a text is not a str but {type(text).__name__}{where}", value=repr(text), fix=fixes.get(type(text), "convert it with str()"))
+            fixes = {bytes: "decode it first", type(None): "leave it out or give ''", float: "leave out missing values"}
+            what, fix = f"a text is not a str but {type(text).__name__}", fixes.get(type(text), "convert it with str()")
+            raise InputError(what + _which(number, texts), value=repr(text), fix=fix)
         if not text.isascii():
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError as problem:
-                what = f"a text holds half of a surrogate pair at character {problem.start}{where}"
+                what = f"a text holds half of a surrogate pair at character {problem.start}"
                 fix = "read the file with the right encoding, or replace it: text.encode('utf-8', 'replace').decode()"
-                raise InputError(what, value=text, fix=fix) from None
+                raise InputError(what + _which(number, texts), value=text, fix=fix) from None
+
+
+def _which(number: int, texts: Sequence[object]) -> str:
+    return f" (text {number})" if len(texts) > 1 else ""

@@ -1,0 +1,238 @@
+"""One call from labelled data to a trained, evaluated and saved model: ``fit``, which the command line calls.
+
+It is a caller of the loop like any other, with the usual choices: evaluate on dev, keep best and last, stop early, resume exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nabi import checkpoint, plugins, tasks
+from nabi.config import convert, to_dict
+from nabi.data import Table, read_table
+from nabi.data.split import split
+from nabi.errors import DataError, OptionError, nearest
+from nabi.evaluation import evaluate
+from nabi.model import Model
+from nabi.tasks import Task
+from nabi.training.feed import Feed
+from nabi.training.loop import State, Step, train
+from nabi.training.plan import Plan
+from nabi.training.progress import Progress
+from nabi.training.runs import RunFolder
+
+
+@dataclass
+class Fitted:
+    """What a run left.
+
+    Attributes:
+        model: with the best weights.
+        metrics: of the best evaluation, empty without dev data.
+        history: one entry an evaluation: step, mean training loss since the one before, metrics.
+        out: its folder, or None.
+        seconds: of training, evaluation and saving in this process.
+        tokens: trained on in this process.
+    """
+
+    model: Model
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+    out: Path | None
+    seconds: float
+    tokens: int
+
+
+def fit(
+    task: str,
+    data: Any,
+    base: str | Path | None = None,
+    out: str | Path | None = None,
+    plan: Plan | None = None,
+    *,
+    dev: Any = None,
+    family: str | None = None,
+    size: str | Mapping[str, Any] = "tiny",
+    tokenizer: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    plugins: Iterable[str | Path | ModuleType] = (),
+) -> Fitted:
+    """Train a model for a task.
+
+    Args:
+        task: its name, such as ``text_classification``.
+        data: labelled rows: a path, a DataFrame, a list of dicts.
+        base: a model folder or shipped name to start from; or give ``family``, ``size`` and ``tokenizer`` to start from nothing.
+        out: folder for the model and its checkpoints; nothing is written if None.
+        plan: how to train.
+        dev: rows to evaluate on, or the share of ``data`` to put aside, such as 0.1.
+        columns: our column name -> the data's.
+        settings: of the task: class weights, loss, label names.
+        options: of the task: how long texts are read.
+        resume: go on with the run in ``out``, exactly.
+        progress: who is told.
+        plugins: files or modules with families and tasks of your own.
+
+    Raises:
+        DataError: the data can't be learnt from.
+        OptionError: a name or value is unknown, or the choices do not go together.
+        TrainingError: a loss or gradient is not finite.
+    """
+    began = time.monotonic()
+    _add(plugins)
+    plan, progress = plan or Plan(), progress or Progress()
+    kind = tasks.find(task)
+    table, held_out = _tables(data, dev, columns, plan.seed, kind)
+    examples = list(table)
+    wanted = kind.fitted(examples, table.name, _settings(kind, settings or {}))
+    if (base is None) == (family is None):
+        raise OptionError("give either a base model or a family", value={"base": base, "family": family})
+    folder = RunFolder(out, resume=resume) if out is not None else None
+    state: State | None = None
+    if folder and resume and folder.finished:
+        raise OptionError("this run is over", value=str(out), fix="load it, or begin a new run in another folder")
+    if folder and resume and folder.last.is_dir():
+        state = folder.load_last(plan, table.sha256)
+        model = checkpoint.load_for_training(folder.last, kind.name, wanted, seed=plan.seed, device=device)
+    elif base is not None:
+        model = checkpoint.load_for_training(base, kind.name, wanted, seed=plan.seed, device=device)
+    else:
+        if tokenizer is None:
+            raise OptionError("a model from scratch needs a tokenizer", fix="give the folder of one: --tokenizer DIR")
+        model = checkpoint.create(str(family), size, kind.name, wanted, tokenizer, seed=plan.seed, device=device)
+    for note in model.origin.notes:
+        progress.say(note)
+    _set_dropout(model, plan)
+    opts = model.options(options)
+    rows = [model.encode(e, opts, "train", table.where(i), i) for i, e in enumerate(examples)]
+    run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, table.sha256, state)
+    run.go()
+    if folder:
+        folder.publish()
+        _write_history(folder.path, run.history, plan, table, held_out)
+    return Fitted(model, run.best, run.history, folder.path if folder else None, time.monotonic() - began, run.tokens)
+
+
+class _Run:
+    """The course of one run: evaluations, checkpoints, early stopping."""
+
+    def __init__(
+        self, model: Model, feed: Feed, plan: Plan, progress: Progress, folder: RunFolder | None, dev: Table | None, options: Any, data: str, state: State | None
+    ) -> None:
+        self.model, self.feed, self.plan, self.progress, self.folder = model, feed, plan, progress, folder
+        self.dev, self.options, self.data, self.state = dev, options, data, state
+        self.history: list[dict[str, Any]] = list(state.extra["history"]) if state else []
+        self.best: dict[str, float] = dict(state.extra["best"]) if state else {}
+        self.since_best = int(state.extra["since_best"]) if state else 0
+        self.tokens, self._losses = 0, [float(x) for x in state.extra["losses"]] if state else []
+        self._weights: dict[str, Any] | None = None
+
+    def go(self) -> None:
+        """Train to the end or until no evaluation is better."""
+        every = max(1, round(self.plan.evaluate_every * self.feed.steps_per_epoch))
+        if self.state and self._stopped():
+            return
+        for step in train(self.model, self.feed, self.plan, self.state):
+            self.tokens += step.tokens
+            self._losses.append(step.loss)
+            self.progress.step(step)
+            if step.number % every == 0 or step.number == step.total:
+                self._milestone(step)
+                if self._stopped():
+                    self.progress.say(f"Stopped: {self.since_best} evaluations without a better {self.model.task.main_metric}.")
+                    break
+        if self._weights is not None:
+            self.model.load_state_dict(self._weights)
+        elif self.folder and self.best:
+            best = self.folder.path / "best"
+            loaded = checkpoint.load(best, self.model.task.name)
+            self.model.load_state_dict(loaded.state_dict())
+
+    def _stopped(self) -> bool:
+        return self.plan.patience is not None and self.since_best >= self.plan.patience
+
+    def _milestone(self, step: Step) -> None:
+        loss = sum(self._losses) / len(self._losses)
+        self._losses = []
+        entry: dict[str, Any] = {"step": step.number, "epoch": step.epoch, "loss": loss}
+        name = self.model.task.main_metric
+        better = True
+        if self.dev is not None:
+            metrics = evaluate(self.model, self.dev, options=self.options).metrics
+            entry["metrics"] = metrics
+            better = not self.best or metrics[name] > self.best[name]
+            self.since_best = 0 if better else self.since_best + 1
+            if better:
+                self.best = metrics
+        self.history.append(entry)
+        shown = "".join(f"  {k} {v:.4f}" for k, v in list(entry.get("metrics", {}).items())[:4])
+        self.progress.say(f"epoch {step.epoch:.2f}  loss {loss:.4f}{shown}", **entry)
+        if self.folder:
+            if better:
+                self.folder.save_best(self.model)
+            extra = {"history": self.history, "best": self.best, "since_best": self.since_best, "losses": self._losses}
+            self.folder.save_last(self.model, step.state(**extra), self.plan, self.data)
+        elif better and self.dev is not None:
+            self._weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+
+
+def _tables(data: Any, dev: Any, columns: Mapping[str, str] | None, seed: int, kind: type[Task]) -> tuple[Table, Table | None]:
+    table = data if isinstance(data, Table) and not columns else read_table(data, columns)
+    table.require(kind.columns)
+    if dev is None:
+        return table, None
+    if isinstance(dev, int | float):
+        return split(table, float(dev), seed, key=kind.columns[0])
+    held_out = dev if isinstance(dev, Table) and not columns else read_table(dev, columns)
+    held_out.require(kind.columns)
+    if not len(held_out):
+        raise DataError("the dev data is empty", value=held_out.name)
+    return table, held_out
+
+
+def _settings(kind: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
+    import typing
+
+    known = {f.name for f in fields(kind.Settings)}
+    hints = typing.get_type_hints(kind.Settings)
+    for name in given:
+        if name not in known:
+            raise OptionError(f"{kind.name} has no such setting", value=name, expected=f"one of {', '.join(sorted(known))}", fix=nearest(name, known))
+    return {name: convert(hints[name], value, name) for name, value in given.items()}
+
+
+def _set_dropout(model: Model, plan: Plan) -> None:
+    """Put the plan's dropout in place of the model's own, in every leaf that has one."""
+    for module in model.modules():
+        for name, value in (("dropout", plan.hidden_dropout), ("attention_dropout", plan.attention_dropout)):
+            if value is not None and isinstance(getattr(module, name, None), float):
+                setattr(module, name, value)
+    if plan.head_dropout is not None:
+        for module in model.task.children():
+            module.dropout = plan.head_dropout
+
+
+def _write_history(folder: Path, history: list[dict[str, Any]], plan: Plan, table: Table, dev: Table | None) -> None:
+    facts = {
+        "plan": to_dict(plan),
+        "data": {"name": table.name, "rows": len(table), "sha256": table.sha256},
+        "dev": None if dev is None else {"name": dev.name, "rows": len(dev), "sha256": dev.sha256},
+        "history": history,
+    }
+    (folder / "history.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _add(files: Iterable[str | Path | ModuleType]) -> None:
+    plugins.add(files)
