@@ -104,9 +104,34 @@ class Batch:
         """This batch with its tensors on ``device``."""
         return Batch({name: part.to(device) for name, part in self.parts.items()}, _moved(self.targets, device))
 
+    def tied(self, part: str, to: str) -> list[int]:
+        """For each row of ``part`` its row of ``to``: the one that came from the same ``Row``, else the first of the same example.
+
+        Raises:
+            InputError: a row of ``part`` has no such row.
+        """
+        here, there = self.parts[part], self.parts[to]
+        by_id = {number: i for i, number in enumerate(there.ids)}
+        if all(number in by_id for number in here.ids):  # the usual case, which reads no tensor
+            return [by_id[number] for number in here.ids]
+        by_example: dict[int, int] = {}
+        for i, example in enumerate(there.example.tolist()):
+            by_example.setdefault(example, i)
+        examples = here.example.tolist()
+        lost = [i for i, number in enumerate(here.ids) if number not in by_id and examples[i] not in by_example]
+        if lost:
+            raise InputError(f"rows of part '{part}' without a row of part '{to}'", value=lost, fix="pack the rows of an example together")
+        return [by_id.get(number, by_example.get(example, 0)) for number, example in zip(here.ids, examples, strict=True)]
+
     def after(self, cache: Cache) -> Batch:
-        """This batch as the continuation of ``cache``: positions of its part go on where the cached rows end."""
+        """This batch as the continuation of ``cache``: positions of its part go on where the cached rows end.
+
+        Raises:
+            InputError: the part and the cache have different numbers of rows.
+        """
         part = self.parts[cache.part]
+        if len(part.layout) != len(cache.lengths):
+            raise InputError("a batch continues another number of rows than its cache holds", value=(len(part.layout), len(cache.lengths)))
         start = torch.tensor(cache.lengths, dtype=torch.int64, device=part.example.device)
         return Batch({**self.parts, cache.part: replace(part, layout=part.layout.continued(start))}, self.targets)
 
@@ -115,12 +140,14 @@ class Cache(Protocol):
     """The past of a batch, made by ``Body.begin``; a slot a row, whatever each layer keeps in it.
 
     ``cache[i]`` is layer i's share: ``cache[i].self.append(k, v, at) -> (k, v, of)`` stores the new keys and values and returns all of them with
-    their layout; ``cache[i].cross.read() -> (k, v, of)`` returns an encoder's. ``lengths`` advance once a forward, by :meth:`advance`.
+    their layout; ``cache[i].cross.read() -> (k, v, of)`` returns an encoder's. ``lengths`` advance once a forward, by :meth:`advance`. Rows are
+    numbered as in the next batch, without holes: which slot a row has is the cache's own affair.
     """
 
     part: str
-    lengths: list[int]
 
+    @property
+    def lengths(self) -> list[int]: ...  # tokens of each row
     @property
     def capacity(self) -> int: ...  # tokens that fit in a slot without growing
     @property
@@ -128,9 +155,9 @@ class Cache(Protocol):
     def __getitem__(self, layer: int) -> Any: ...
     def advance(self, at: Layout) -> None: ...  # the forward over these rows is over
     def crop(self, lengths: Sequence[int]) -> None: ...  # forget what lies beyond
-    def reorder(self, rows: Sequence[int]) -> None: ...  # row i becomes what row rows[i] was
-    def admit(self, rows: Sequence[int], other: Cache) -> None: ...  # put other's rows into the free slots ``rows``
-    def release(self, rows: Sequence[int]) -> None: ...  # these rows are finished, their slots free
+    def reorder(self, rows: Sequence[int]) -> None: ...  # row i becomes what row rows[i] was; there may be more rows than before, or fewer
+    def admit(self, other: Cache) -> None: ...  # other's rows come behind the last, in free slots
+    def release(self, rows: Sequence[int]) -> None: ...  # these rows are finished, their slots free; the rows behind them move up
 
 
 def pack(
@@ -169,12 +196,11 @@ def batch_of(rows: Sequence[Row], ids: Sequence[int], targets: Mapping[str, Targ
     for name in dict.fromkeys(name for i in ids for name in rows[i].parts):
         here = [i for i in ids if name in rows[i].parts]
         streams = {s: _tensor([rows[i].parts[name][s] for i in here]) for s in rows[here[0]].parts[name]}
-        extra = {s: _tensor([[rows[i].rows[name][s]] for i in here]) for s in rows[here[0]].rows.get(name, {})}
+        extra = {s: _tensor([[rows[i].rows[name][s]] for i in here]) for s in rows[here[0]].rows.get(name, {}) if s != "leading"}
         example = torch.tensor([rows[i].example for i in here])
         size = sum(rows[i].example != FILLER for i in here)
         leading = [rows[i].rows.get(name, {}).get("leading") for i in here]
-        marks = torch.tensor(leading) if all(n is not None for n in leading) else None
-        extra.pop("leading", None)
+        marks = torch.tensor([n or 0 for n in leading]) if any(n is not None for n in leading) else None
         parts[name] = Part(Layout.of([rows[i].length(name) for i in here], leading=marks), streams, extra, example, size, tuple(here))
     return Batch(parts, dict(_targets(rows, ids, targets)))
 
@@ -184,6 +210,9 @@ def _targets(rows: Sequence[Row], ids: Sequence[int], targets: Mapping[str, Targ
         here = [i for i in ids if name in rows[i].targets and target.part in rows[i].parts]
         if not here:
             continue
+        lost = [i for i in ids if name not in rows[i].targets and target.part in rows[i].parts]
+        if lost and target.per != "example":  # the others would move up and answer for the wrong rows
+            raise InputError(f"rows without the target '{name}'", value=lost, expected=f"one a row of part '{target.part}'")
         values = [rows[i].targets[name] for i in here]
         if target.per == "row":
             yield name, torch.tensor(values, dtype=target.dtype)
@@ -200,10 +229,11 @@ def _targets(rows: Sequence[Row], ids: Sequence[int], targets: Mapping[str, Targ
 
 
 def _tensor(sequences: Sequence[Sequence[Any]]) -> Tensor:
-    """Sequences of lists, or tensors (n, ...), end to end; Python floats become float32."""
+    """Sequences of lists, or NumPy arrays or tensors (n, ...), end to end; floats become float32, but for tensors, which stay as they are."""
     if isinstance(sequences[0], Tensor):
         return torch.cat([torch.as_tensor(s) for s in sequences])
-    tensor = torch.tensor([x for s in sequences for x in s])
+    arrays = hasattr(sequences[0], "__array__")
+    tensor = torch.cat([torch.as_tensor(s) for s in sequences]) if arrays else torch.tensor([x for s in sequences for x in s])
     return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 

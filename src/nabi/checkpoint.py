@@ -23,6 +23,7 @@ from nabi.errors import CheckpointError, MissingHeadError, OptionError, nearest
 from nabi.families import HF, Family
 from nabi.inputs import Inputs
 from nabi.model import Model, Origin
+from nabi.nn.body import Body
 from nabi.tasks import Task
 from nabi.weights import atomic_folder, place, read_tensors, recover, write_tensors
 from nabi.weights.names import NameTable, same
@@ -73,6 +74,20 @@ def load_for_training(
     """
     _add(plugins)
     return _Folder(resolve(model)).model(tasks.find(task), settings, device, seed)
+
+
+def load_body(model: str | Path, *, plugins: Iterable[str | Path | ModuleType] = (), device: str = "cpu") -> Body:
+    """The body of a model folder alone, whatever heads it has.
+
+    Args:
+        model: a folder or shipped name.
+    """
+    _add(plugins)
+    found = _Folder(resolve(model))
+    with torch.device("meta"):
+        body = families.build(found.family, found.sizes)
+    place(body, {n.removeprefix("body."): x for n, x in found.tensors(()).items() if n.startswith("body.")}, dtype=torch.float32, device=device)
+    return body.eval()
 
 
 def create(
@@ -226,7 +241,7 @@ class _Folder:
         """The task's settings, from nabi.json or from the incumbent's config."""
         if self.ours.get("task") == task.name:
             return from_dict(task.Settings, self.ours.get("settings", {}), str(self.path / "nabi.json"))
-        heads = {n: x for n, x in self._tensors(task).items() if n.startswith("task.")}
+        heads = {n: x for n, x in self.tensors(task.heads).items() if n.startswith("task.")}
         sizes = {kind: int(heads[name].shape[0]) for kind in task.heads if (name := f"task.{kind}.out.weight") in heads}
         if set(sizes) != set(task.heads):
             raise MissingHeadError(
@@ -239,7 +254,7 @@ class _Folder:
 
     def model(self, task: type[Task], settings: Any, device: str, seed: int | None) -> Model:
         """The model, its tensors mapped from the files; heads are filled from ``seed`` where the folder has none, or refused if it is None."""
-        tensors, notes = self._tensors(task), []
+        tensors, notes = self.tensors(task.heads), []
         with torch.device("meta"):
             body, built = families.build(self.family, self.sizes), task(settings)
             built.build(body)
@@ -275,10 +290,15 @@ class _Folder:
             fresh |= {name for name in heads if ".out." in name}
         return sorted(fresh)
 
-    def _tensors(self, task: type[Task]) -> dict[str, Tensor]:
+    def tensors(self, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """The folder's tensors under our names, those of other heads left out.
+
+        Raises:
+            CheckpointError: a tensor that the family does not know.
+        """
         hf = self.family.hf
         prefix = hf.prefix if hf and any(name.startswith(hf.prefix) for name in self.files) else ""
-        loaded = _table(self.family, task.heads, prefix).load(self.files)
+        loaded = _table(self.family, kinds, prefix).load(self.files)
         if loaded.unknown:
             shown = ", ".join(loaded.unknown[:5])
             raise CheckpointError(

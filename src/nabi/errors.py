@@ -47,7 +47,8 @@ class UserError(NabiError):
             parts.append(f"expected {expected}")
         if fix:
             parts.append(fix)
-        super().__init__(". ".join(p.rstrip(".") for p in parts) + ".")
+        sentences = [part[:1].upper() + part[1:] if i else part for i, part in enumerate(parts)]
+        super().__init__(" ".join(part if part.endswith(("?", ".")) else part + "." for part in sentences))
 
 
 class DataError(UserError):

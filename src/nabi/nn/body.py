@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nabi.batch import Batch, Cache
 from nabi.errors import InputError
-from nabi.layout import Packed
+from nabi.layout import Layout, Packed
 
 if TYPE_CHECKING:
     from nabi.nn.heads import HeadSpec
@@ -23,6 +23,8 @@ class Body(nn.Module):
     Class attributes:
         needs: part name -> the streams that it reads.
         heads: head kind -> how it looks in this family.
+        sources: part -> the other parts that its hidden values are computed from.
+        makes: part -> the part that it is made from, token for token, when the batch has none (a decoder that is fed the shifted text).
 
     Attributes:
         hidden_size: W of what :meth:`forward` returns.
@@ -32,6 +34,8 @@ class Body(nn.Module):
 
     needs: ClassVar[Mapping[str, frozenset[str]]]
     heads: ClassVar[Mapping[str, HeadSpec]] = {}
+    sources: ClassVar[Mapping[str, frozenset[str]]] = {}
+    makes: ClassVar[Mapping[str, str]] = {}
     hidden_size: int
     limits: Mapping[str, int] = {}
     head_dropout: float = 0.0
@@ -70,6 +74,10 @@ class Body(nn.Module):
         """
         raise NotImplementedError
 
+    def layout(self, batch: Batch, part: str) -> Layout:
+        """Where the rows of what :meth:`forward` returns for ``part`` lie; a body that shortens or lengthens rows overrides it."""
+        return batch.parts[part if part in batch.parts else self.makes[part]].layout
+
     def groups(self) -> list[nn.Module]:
         """The modules from bottom to top, each parameter in exactly one: for freezing, layer-wise rates, checkpointing, sharding."""
         raise NotImplementedError
@@ -89,6 +97,8 @@ class Body(nn.Module):
             if parts is not None and part not in parts:
                 continue
             if part not in batch.parts:
+                if part in self.makes:
+                    continue
                 problems.append(f"part '{part}' is missing")
                 continue
             have = set(batch.parts[part].streams)
@@ -119,9 +129,12 @@ class Run:
         return hidden
 
     def reads(self, keep: Mapping[str, Any]) -> set[str]:
-        """The parts that the body must see to give the kept ones; a body whose parts depend on each other names them in ``sources``."""
-        sources: Mapping[str, frozenset[str]] = getattr(self._body, "sources", {})
-        return set(keep).union(*(sources.get(part, frozenset()) for part in keep))
+        """The parts that the body must see to give the kept ones."""
+        return set(keep).union(*(self._body.sources.get(part, frozenset()) for part in keep))
+
+    def layout(self, batch: Batch, part: str) -> Layout:
+        """Where the rows of the hidden values of ``part`` lie."""
+        return self._body.layout(batch, part)
 
     def begin(self, batch: Batch, reserve: int) -> Cache:
         """A cache for the rows of ``batch``, as ``Body.begin`` makes it."""

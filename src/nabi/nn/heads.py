@@ -73,7 +73,7 @@ class Head(nn.Module):
 
     def read(self, run: Run, batch: Batch) -> Tensor:
         """Run the body as far as this head needs: (N, C) if it pools, else (T, C)."""
-        layout = batch.parts[self.spec.reads].layout
+        layout = run.layout(batch, self.spec.reads)
         hidden = run(batch, keep={self.spec.reads: self.spec.kept(layout)})[self.spec.reads]
         x = hidden.values
         if self.spec.pool == "mean":

@@ -6,6 +6,7 @@ heads, loss, answers, score. Tasks import no family.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -177,6 +178,10 @@ class Task(nn.Module):
     def example_of(self, item: Any) -> Example:
         """One input of a pipeline or of the command line as an example."""
         return item if isinstance(item, Mapping) else {"text": item}
+
+    def line(self, answer: Any) -> str:
+        """The answer on one line of a terminal."""
+        return json.dumps(answer, ensure_ascii=False)
 
     def present(self, answer: Any, options: Any, alone: bool) -> Any:
         """The answer in the shape of the incumbent's v4 pipeline; ``alone``: the caller gave one input and not a list."""

@@ -31,7 +31,7 @@ class Options:
     """What a call may set.
 
     Attributes:
-        top_k: how many labels; None for all. Without it a str gives a list of one, as in v4.
+        top_k: how many labels, None for all; ``best`` is the best one alone.
         function_to_apply: ``sigmoid``, ``softmax`` or ``none``; by the problem if None.
         long: what to do with a text over ``max_length``: read it in windows, cut it, or refuse it.
         max_length: tokens in a row, special ones included; the model's own limit if None.
@@ -40,7 +40,7 @@ class Options:
         threshold: from which score a label of a multi-label model is given.
     """
 
-    top_k: int | None = 1
+    top_k: int | Literal["best"] | None = "best"
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     long: Literal["window", "truncate", "error"] = "window"
     max_length: int | None = None
@@ -249,15 +249,17 @@ class TextClassification(Task):
             return _Regression()
         return _Multi(self.labels) if self.problem == "multi" else _Single(self.labels)
 
+    def line(self, answer: Any) -> str:
+        label = ", ".join(answer["label"]) if self.problem == "multi" else answer["label"]
+        return f"{label}\t{answer['score']:.4f}" if self.problem != "regression" else f"{label:.4f}"
+
     def present(self, answer: Any, options: Options, alone: bool) -> Any:
-        """v4: a str gives a list of one; with ``top_k`` other than 1 a sorted list of dicts a text; ``return_all_scores`` keeps the labels' order."""
+        """v4's shapes: a dict, or a list of one for a str; a sorted list with ``top_k``; ``return_all_scores`` keeps the labels' own order."""
         scored = [{"label": name, "score": score} for name, score in answer["scores"].items()]
-        if options.return_all_scores:
-            return [scored] if alone else scored
-        scored.sort(key=lambda item: -item["score"])
-        if options.top_k == 1:
-            return scored[:1] if alone else scored[0]
-        return scored[: options.top_k]
+        if options.top_k == "best":
+            result: Any = scored if options.return_all_scores else max(scored, key=lambda item: item["score"])
+            return [result] if alone else result
+        return sorted(scored, key=lambda item: -item["score"])[: options.top_k]
 
 
 class _Single(ConfusionScore):

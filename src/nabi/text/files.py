@@ -27,10 +27,10 @@ ROLES = {  # what each special token is called when no file names it
 
 
 class Guard:
-    """Turns what the library raises inside a ``with`` into ``error``, with the library's own words."""
+    """Turns what the library raises inside a ``with`` into ``kind``, with the library's own words; the rest is as for ``UserError``."""
 
-    def __init__(self, error: UserError) -> None:
-        self._error = error
+    def __init__(self, kind: type[UserError], what: str, *, value: object = None, expected: str = "", fix: str = "") -> None:
+        self._kind, self._what, self._rest = kind, what, {"value": value, "expected": expected, "fix": fix}
 
     def __enter__(self) -> None:
         pass
@@ -40,8 +40,7 @@ class Guard:
             return
         # a panic is no Exception, and its class has no importable name
         if issubclass(kind, Exception) or (kind.__module__, kind.__name__) == ("pyo3_runtime", "PanicException"):
-            error, words = self._error, shortened(f"{problem}" or kind.__name__)
-            raise type(error)(f"{error.what} ({words[1:-1]})", value=error.value, expected=error.expected, fix=error.fix) from problem
+            raise self._kind(f"{self._what} ({shortened(str(problem))})", **self._rest) from problem
 
 
 def read_settings(files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def wordpiece(files: Mapping[str, bytes], where: str) -> bytes:
     vocabulary = _vocabulary(files[VOCABULARY], (unk, cls, sep), where)
     others = [_name(token) for key in ("additional_special_tokens", "extra_special_tokens") for token in settings.get(key) or ()]
     fix = f"look at {SETTINGS}, {NAMES} and {ADDED} beside it"
-    with Guard(TokenizerError("the vocabulary and its settings do not fit together", value=where, fix=fix)):
+    with Guard(TokenizerError, "the vocabulary and its settings do not fit together", value=where, fix=fix):
         built = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unk))
         built.normalizer = normalizers.BertNormalizer(
             clean_text=True,

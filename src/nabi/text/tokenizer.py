@@ -58,7 +58,7 @@ class Tokenizer:
 
         self._definition, self._files = definition, dict(files)
         fix = "the file is cut off or of another format; fetch or write it again"
-        with Guard(TokenizerError("the tokenizer can't be read", value=where, fix=fix)):
+        with Guard(TokenizerError, "the tokenizer can't be read", value=where, fix=fix):
             self._library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
             self.stored_truncation: dict[str, Any] | None = self._library.truncation
             self.stored_padding: dict[str, Any] | None = self._library.padding
@@ -127,7 +127,7 @@ class Tokenizer:
         _check((text,))
         if pair is not None:
             _check((pair,))
-        with Guard(InputError("the text can't be tokenised", value=text)):
+        with Guard(InputError, "the text can't be tokenised", value=text):
             return self._finished(self._library.encode(text, pair, add_special_tokens=special), text, pair)
 
     def encode_batch(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, special: bool = True) -> list[Encoding]:
@@ -145,7 +145,7 @@ class Tokenizer:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            with Guard(InputError("the texts can't be tokenised")):
+            with Guard(InputError, "the texts can't be tokenised"):
                 encoded = self._library.encode_batch(inputs, add_special_tokens=special)
                 return [self._finished(*each) for each in zip(encoded, firsts, seconds, strict=True)]
         finally:
@@ -172,7 +172,6 @@ class Tokenizer:
         if over not in ("text", "pair") or (over == "pair" and pair is None):
             raise OptionError("there is nothing to run windows over", value=over, expected="'text', or 'pair' where a pair is given")
         full = self.encode(text, pair)
-        start, stop = full.extent(int(over == "pair"))
         overhead = self._overhead if pair is None else sum(full.special)
         if not 0 <= stride < max_length - overhead:
             expected = f"0 or more, and less than the room of max_length {max_length} - {overhead} special tokens = {max_length - overhead}"
@@ -180,6 +179,7 @@ class Tokenizer:
             raise OptionError("the stride does not fit into the windows", value=stride, expected=expected, fix=fix)
         if len(full) <= max_length:
             return [full]
+        start, stop = full.extent(int(over == "pair"))
         room = max_length - (len(full) - (stop - start))
         if room <= stride:
             repeated, name = len(full) - (stop - start) - overhead, "text" if over == "pair" else "pair"
@@ -193,7 +193,7 @@ class Tokenizer:
         begins = [start + i * (room - stride) for i in range(count)]
         return [full.without((start, begin), (min(begin + room, stop), stop)) for begin in begins]
 
-    def truncated(self, text: str, pair: str | None = None, *, max_length: int) -> tuple[Encoding, bool]:
+    def truncated(self, text: str, pair: str | None, max_length: int) -> tuple[Encoding, bool]:
         """``encode`` cut to ``max_length`` tokens, and whether anything was cut; of a pair the longer member is cut first.
 
         Args:
@@ -211,14 +211,8 @@ class Tokenizer:
         room = max_length - (len(full) - sum(lengths))
         if room < 0:
             raise OptionError("max_length is too small for the special tokens", value=max_length, expected=f"{max_length - room} or more")
-        short = min(lengths)
-        if sum(lengths) > room and short <= room:
-            keep = [min(length, max(short, room - short)) for length in lengths]
-        else:
-            keep = lengths
-        if sum(keep) > room:
-            half = room // 2
-            keep = [half, room - half] if lengths[0] <= lengths[1] else [room - half, half]
+        short = min(*lengths, room // 2)
+        keep = [short, room - short] if lengths[0] <= lengths[1] else [room - short, short]
         cuts = [(start, stop - n) if self._cut_left else (start + n, stop) for (start, stop), n in zip(spans, keep, strict=True)]
         return full.without(*sorted(cuts)), True
 
@@ -228,9 +222,8 @@ class Tokenizer:
         Raises:
             InputError: something is not a token id.
         """
-        ids = list(ids)
-        with Guard(InputError("these are not token ids", value=ids, expected="whole numbers of 0 or more")):
-            return self._library.decode(ids, skip_special_tokens=skip_special)
+        with Guard(InputError, "these are not token ids", value=ids, expected="whole numbers of 0 or more"):
+            return self._library.decode(list(ids), skip_special_tokens=skip_special)
 
     def token(self, id: int) -> str:
         """The token of an id.
@@ -238,11 +231,10 @@ class Tokenizer:
         Raises:
             InputError: no token has this id.
         """
-        wrong = InputError("no token has this id", value=id, expected=f"0 to {self.vocab_size - 1}")
-        with Guard(wrong):
+        with Guard(InputError, "this is not a token id", value=id, expected="a whole number of 0 or more"):
             token: str | None = self._library.id_to_token(id)
         if token is None:
-            raise wrong
+            raise InputError("no token has this id", value=id, expected=f"one of the {self.vocab_size} ids of the vocabulary")
         return token
 
     def tokens(self, ids: Iterable[int]) -> list[str]:

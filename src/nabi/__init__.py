@@ -1,0 +1,44 @@
+"""nabi: task transformers, from raw files to served models. The public names are found when first used, so importing nabi loads no torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nabi.checkpoint import create, load, save
+    from nabi.errors import NabiError
+    from nabi.evaluation import evaluate
+    from nabi.fitting import fit
+    from nabi.model import Model
+    from nabi.pipelines import pipeline
+    from nabi.training.loop import train
+    from nabi.training.plan import Plan
+
+__version__ = "0.1.0"
+__all__ = ["Model", "NabiError", "Plan", "__version__", "create", "evaluate", "fit", "load", "pipeline", "save", "train"]
+
+_HOME = {
+    "Model": "nabi.model",
+    "NabiError": "nabi.errors",
+    "Plan": "nabi.training.plan",
+    "create": "nabi.checkpoint",
+    "evaluate": "nabi.evaluation",
+    "fit": "nabi.fitting",
+    "load": "nabi.checkpoint",
+    "pipeline": "nabi.pipelines",
+    "save": "nabi.checkpoint",
+    "train": "nabi.training.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nabi' has no attribute '{name}'")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # found once
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

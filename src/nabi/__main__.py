@@ -1,0 +1,5 @@
+"""``python -m nabi``: the command line."""
+
+from nabi.cli import main
+
+main()

@@ -1,0 +1,341 @@
+"""The command line: ``nabi train | evaluate | predict | inspect | doctor``.
+
+Exit codes: 0 done, 1 the work failed, 2 the input was wrong. With ``--json`` standard output holds exactly one JSON document, or JSON lines, and
+everything else goes to standard error. Unusual: this file imports nothing heavy, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from nabi.errors import InputError, NabiError, OptionError, StorageError, unknown
+
+_plugin = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file with a family or a task of your own.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+_device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1.")
+_columns = click.option("--columns", metavar="NAME=COLUMN,...", help="What the data calls our columns, such as text=review,label=stars.")
+_set = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be given again.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="nabi")
+def cli() -> None:
+    """Task transformers: from a file of examples to a model that answers.
+
+    \b
+    nabi train --task text_classification --data messages.csv --base minilm --out spam
+    nabi predict spam "You have won a prize"
+    """
+
+
+@cli.command()
+@click.argument("recipe", required=False, type=click.Path())
+@click.option("--task", help="What to train for, such as text_classification.")
+@click.option("--data", metavar="FILE", help="Labelled rows: JSONL, CSV, TSV, Parquet; .gz and .zst too.")
+@click.option("--dev", metavar="FILE|FRACTION", help="Rows to evaluate on, or the share of the data to put aside, such as 0.1.")
+@click.option("--base", metavar="MODEL", help="The model to start from: a folder, or minilm.")
+@click.option("--family", help="An architecture to start from nothing, such as bert.")
+@click.option("--size", help="Its size, such as mini.")
+@click.option("--tokenizer", metavar="DIR", help="A folder with a tokenizer, for --family.")
+@click.option("--out", metavar="DIR", help="Folder for the model and its checkpoints.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, exactly where it was.")
+@click.option("--seed", type=int, help="Of order, dropout and fresh weights.")
+@click.option("--processes", type=int, default=1, show_default=True, help="Processes to train with.")
+@click.option("--precision", help="fp32 or bf16.")
+@click.option("--log", type=click.Choice(["auto", "json", "quiet"]), default="auto", show_default=True, help="How progress is told, on standard error.")
+@_device
+@_columns
+@_plugin
+@_set
+@_json
+def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...], as_json: bool, log: str, **given: Any) -> None:
+    """Train a model, by options or by RECIPE (a TOML file with the same names; options win).
+
+    Settings are ``plan.*`` (learning_rate, epochs, ...), ``task.*`` (loss, class_weights, ...) and ``options.*`` (long, max_length, ...).
+
+    \b
+    nabi train --task text_classification --data train.jsonl --dev dev.jsonl --base minilm --out DIR --set plan.epochs=3
+    """
+    from nabi.config import from_dict, read_file
+
+    spec = _Spec(read_file(Path(recipe)) if recipe else {}, given, settings)
+    if spec.values["processes"] != 1:
+        raise OptionError("this version trains in one process", value=spec.values["processes"], fix="leave --processes out")
+    task, data, out = (spec.need(name) for name in ("task", "data", "out"))
+    from nabi.fitting import fit
+    from nabi.training.plan import Plan
+    from nabi.training.progress import Progress
+
+    values = spec.values
+    fitted = fit(
+        task,
+        data,
+        values["base"],
+        out,
+        from_dict(Plan, spec.sections["plan"], "the plan"),
+        dev=_fraction(values["dev"]),
+        family=values["family"],
+        size=values["size"] or "tiny",
+        tokenizer=values["tokenizer"],
+        columns=_pairs(values["columns"]),
+        settings=spec.sections["task"],
+        options=spec.sections["options"],
+        resume=values["resume"],
+        device=values["device"],
+        progress=Progress(log),  # type: ignore[arg-type]
+        plugins=plugins,
+    )
+    facts = {"task": task, "out": str(out), "metrics": fitted.metrics, "seconds": fitted.seconds, "tokens": fitted.tokens}
+    if as_json:
+        _print_json(facts)
+    else:
+        click.echo(f"The model is in {out} ({fitted.seconds:.0f} s). Try: nabi predict {out} TEXT")
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--data", required=True, metavar="FILE", help="Labelled rows.")
+@_device
+@_columns
+@_plugin
+@_set
+@_json
+def evaluate(model: str, data: str, device: str, columns: str | None, plugins: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+    """Score MODEL on labelled rows.
+
+    \b
+    nabi evaluate DIR --data dev.jsonl --json
+    """
+    from dataclasses import asdict
+
+    from nabi.checkpoint import load
+    from nabi.evaluation import evaluate as score
+
+    loaded = load(model, plugins=plugins, device=device, precision="fp32" if device == "cpu" else None)
+    found = score(loaded, data, columns=_pairs(columns), options=_options(settings), name=model)
+    if as_json:
+        _print_json(asdict(found))
+        return
+    click.echo(f"{found.task}: {model} on {found.data}, {found.rows} rows, {found.seconds:.1f} s")
+    for name, value in found.metrics.items():
+        click.echo(f"  {name:<24} {value:.4f}")
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("inputs", nargs=-1, metavar="[INPUT ... | -]")
+@click.option("--data", metavar="FILE", help="Rows with the task's columns, labels not needed.")
+@click.option("--out", metavar="FILE", help="Write JSON lines here; whole or not at all.")
+@_device
+@_columns
+@_plugin
+@_set
+@_json
+def predict(
+    model: str,
+    inputs: tuple[str, ...],
+    data: str | None,
+    out: str | None,
+    device: str,
+    columns: str | None,
+    plugins: tuple[str, ...],
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Answer for each INPUT, each line of standard input (-), or each row of --data.
+
+    \b
+    nabi predict DIR "You have won a prize" --json
+    cat messages.txt | nabi predict DIR -
+    """
+    if bool(inputs) == bool(data):
+        raise OptionError("give either inputs or --data", value={"inputs": len(inputs), "data": data})
+    from nabi.checkpoint import load
+
+    loaded = load(model, plugins=plugins, device=device, precision="fp32" if device == "cpu" else None)
+    options = loaded.options(_options(settings))
+    items, where = _inputs(loaded, inputs, data, columns)
+    answers = loaded.answers(items, options, where=where)
+    if out is not None:
+        _write_lines(Path(out), (json.dumps(answer, ensure_ascii=False) for answer in answers))
+        return
+    for answer in answers:
+        if as_json:
+            _print_json(answer)
+        else:
+            click.echo(loaded.task.line(answer))
+
+
+@cli.command()
+@click.argument("model")
+@_plugin
+@_json
+def inspect(model: str, plugins: tuple[str, ...], as_json: bool) -> None:
+    """Say what MODEL is made of: parameters by group, kernels chosen and refused, tokenizer, golden vectors."""
+    from nabi.inspection import inspect_model
+
+    facts = inspect_model(model, plugins)
+    if as_json:
+        _print_json(facts)
+        return
+    for name, value in facts.items():
+        lines = value if isinstance(value, list) else [value]
+        click.echo(f"{name:<12} {lines[0] if lines else '-'}")
+        for line in lines[1:]:
+            click.echo(f"{'':<12} {line}")
+
+
+@cli.command()
+@click.argument("target", required=False, metavar="[MODEL | DATA]")
+@click.option("--dev", metavar="FILE", help="Dev rows, to find those that also stand in DATA.")
+@_columns
+@_plugin
+@_json
+def doctor(target: str | None, dev: str | None, columns: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+    """Look for trouble: in the machine, in a MODEL folder, or in a DATA file; exit code 1 if an error was found."""
+    from nabi.inspection import check
+
+    findings = check(target, dev, _pairs(columns), plugins)
+    if as_json:
+        _print_json({"target": target or "machine", "findings": findings})
+    else:
+        for finding in findings:
+            click.echo(f"{finding['severity']:<8} {finding['message']}" + (f" {finding['fix']}" if finding["fix"] else ""))
+    if any(finding["severity"] == "error" for finding in findings):
+        sys.exit(1)
+
+
+class _Spec:
+    """A recipe with the command line over it: ``values`` by option name, and the three ``sections`` of settings."""
+
+    def __init__(self, recipe: dict[str, Any], given: dict[str, Any], settings: Iterable[str]) -> None:
+        from nabi.config import parsed
+
+        self.sections: dict[str, dict[str, Any]] = {
+            name: dict(recipe.pop(key, {})) for name, key in (("plan", "plan"), ("options", "options"), ("task", "settings"))
+        }
+        for name in recipe:
+            if name not in given:
+                raise unknown("key in the recipe", name, [*given, "plan", "options", "settings"])
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            section, dot, key = path.partition(".")
+            if not equals or not dot or section not in self.sections:
+                raise OptionError("--set takes plan.KEY=VALUE, task.KEY=VALUE or options.KEY=VALUE", value=setting)
+            self.sections[section][key] = parsed(text)
+        source = click.get_current_context().get_parameter_source
+        typed = {name for name in given if (s := source(name)) is not None and s.name == "COMMANDLINE"}
+        self.values = {**given, **recipe, **{name: given[name] for name in typed}}
+        for name in ("seed", "precision"):
+            if self.values[name] is not None:
+                self.sections["plan"][name] = self.values[name]
+
+    def need(self, name: str) -> Any:
+        """The value of an option that must be there."""
+        if self.values[name] is None:
+            raise OptionError(f"--{name} is missing", fix=f"give --{name}, or a line {name} = ... in the recipe")
+        return self.values[name]
+
+
+def _pairs(text: Any) -> dict[str, str] | None:
+    """``text=review,label=stars`` or a TOML table."""
+    if text is None or isinstance(text, dict):
+        return text
+    pairs = {}
+    for item in text.split(","):
+        ours, equals, theirs = item.partition("=")
+        if not equals or not ours.strip() or not theirs.strip():
+            raise OptionError("--columns takes NAME=COLUMN,...", value=text)
+        pairs[ours.strip()] = theirs.strip()
+    return pairs
+
+
+def _fraction(dev: Any) -> Any:
+    """``0.1`` is a share, anything else a file."""
+    try:
+        return float(dev) if dev is not None and not Path(str(dev)).exists() else dev
+    except ValueError:
+        return dev
+
+
+def _options(settings: Iterable[str]) -> dict[str, Any]:
+    from nabi.config import parsed
+
+    options = {}
+    for setting in settings:
+        name, equals, text = setting.removeprefix("options.").partition("=")
+        if not equals:
+            raise OptionError("--set takes KEY=VALUE", value=setting)
+        options[name] = parsed(text)
+    return options
+
+
+def _inputs(model: Any, inputs: tuple[str, ...], data: str | None, columns: str | None) -> tuple[Iterable[Any], list[str] | None]:
+    if data is not None:
+        from nabi.data import read_table
+
+        table = read_table(data, _pairs(columns))
+        table.require(model.task.columns[:1])
+        return table, [table.where(i) for i in range(len(table))]
+    return (_stdin_lines() if inputs == ("-",) else inputs), None
+
+
+def _stdin_lines() -> Iterator[str]:
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as problem:
+            raise InputError("standard input is not UTF-8", value=f"line {number} ({problem})", fix="convert it: iconv -f CP949 -t UTF-8") from None
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    """Write a file under another name, then rename it, so that a failed call leaves nothing half-written."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as problem:
+        raise StorageError(f"{path} could not be written: {problem}") from problem
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    sys.exit(_run(lambda: cli.main(args=args, prog_name="nabi", standalone_mode=False)))
+
+
+def _run(command: Callable[[], Any]) -> int:
+    try:
+        command()
+    except NabiError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output went away (head, less); nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
