@@ -21,6 +21,22 @@ from torch import Tensor
 from nabi.errors import InputError
 
 
+class Plans:
+    """What attention kernels computed for a layout. No dict: FSDP walks through the dicts and dataclasses of a module's arguments, and a plan leads back
+    to its layout.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Any, Any] = {}
+
+    def get(self, key: Any) -> Any:
+        """The plan under this key, or None."""
+        return self._found.get(key)
+
+    def __setitem__(self, key: Any, plan: Any) -> None:
+        self._found[key] = plan
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Where each row lies in a packed (T, ...) tensor; made by :meth:`of`, :meth:`take` or :meth:`slots`.
@@ -46,7 +62,7 @@ class Layout:
     start: Tensor | None = None
     begin: Tensor | None = None
     leading: Tensor | None = None
-    plans: dict[Any, Any] = field(default_factory=dict, repr=False)  # what attention kernels computed for this layout
+    plans: Plans = field(default_factory=Plans, repr=False)
 
     @classmethod
     def of(

@@ -1,4 +1,4 @@
-"""What several probes share: a cache of slots, and a small encoder-decoder (post-norm, as Vaswani et al. 2017) that uses it."""
+"""What several probes share: a cache of slots, and a small encoder-decoder (post-norm, Vaswani et al. 2017) with its twin made of torch's layers."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ SHIFTED = 1  # the token that a decoder reads first
 
 
 class Slots:
-    """Keys and values of all layers: (layers, 2, slots * size, H, D). Row i lies in slot ``rows[i]``; if ``shared``, rows may lie in the same slot."""
+    """Keys and values of all layers: (layers, 2, slots * size, H, D). Row i has slot ``rows[i]``, ``shared`` by others or not."""
 
     def __init__(self, layers, like, lengths, size, shared=False):
         self.size, self.shared, self.rows, self.filled = size, shared, list(range(len(lengths))), list(lengths)
@@ -123,13 +123,18 @@ class Layer(nn.Module):
         if cross:
             self.q, self.kv, self.out = Linear(size, size), Linear(size, 2 * size), Linear(size, size)
 
+    entries = ("keys",)  # what ``begin`` calls besides forward, for FSDP; forward itself must not call it, or the layer would be resharded half-way
+
     def keys(self, memory):
+        return self._keys(memory)
+
+    def _keys(self, memory):
         return self.kv(memory).unflatten(-1, (2, self.heads, -1)).unbind(1)
 
     def forward(self, x, layout, memory=None, keep=None, cache=None):
         x = self.norms[0](self.attention(x, layout, add=x, cache=cache and cache.self))
         if memory is not None or cache is not None:
-            k, v, of = cache.cross.read() if cache else (*self.keys(memory.values), memory.layout)
+            k, v, of = cache.cross.read() if cache else (*self._keys(memory.values), memory.layout)
             y = attend(self.q(x).unflatten(-1, (self.heads, -1)), k, v, layout, of, Pattern()).flatten(1)
             x = self.norms[1](self.out(y, add=x))
         x = x if keep is None else x[keep]
@@ -172,8 +177,9 @@ class EncoderDecoder(Body):
         hidden = {} if memory is None else {"text": memory}
         if "target" in keep:
             part = self.target(batch)
-            if memory is not None and len(part.layout) != len(memory.layout):  # several targets a text share its keys
-                memory = Packed(memory.values, memory.layout.take(batch.tied("target", "text")))
+            tied = batch.tied("target", "text") if memory is not None and "target" in batch.parts else []
+            if tied and tied != list(range(len(memory.layout))):  # several targets of a text share its keys
+                memory = Packed(memory.values, memory.layout.take(tied))
             x = self.embeddings(part.streams["tokens"], part.layout.positions)
             for i, layer in enumerate(self.decoder):
                 x = layer(x, part.layout, memory, keep["target"] if i == len(self.decoder) - 1 else None, cache[i] if cache else None)
@@ -187,3 +193,27 @@ class EncoderDecoder(Body):
 
     def initialise(self, generator):
         normal_(self, 0.3, generator)
+
+
+def by_torch(body, text, target):
+    """The same network from torch's own layers, for one row."""
+    size, twin = body.hidden_size, {"dim_feedforward": 32, "dropout": 0.0, "dtype": torch.float64}
+    places = body.embeddings.positions.weight
+    x, y = ((body.embeddings.tokens.weight[t] + places[: len(t)])[None] for t in (text, target))
+    for layer in body.encoder:
+        x = filled(nn.TransformerEncoderLayer(size, 4, batch_first=True, **twin), layer)(x)
+    mask = nn.Transformer.generate_square_subsequent_mask(len(target), dtype=torch.float64)
+    for layer in body.decoder:
+        y = filled(nn.TransformerDecoderLayer(size, 4, batch_first=True, **twin), layer)(y, x, tgt_mask=mask)
+    return y[0]
+
+
+def filled(theirs, ours):
+    cross = hasattr(ours, "q")
+    order = [ours.attention.qkv, ours.attention.out]
+    order += [nn.ParameterDict({n: torch.cat([getattr(ours.q, n), getattr(ours.kv, n)]) for n in ("weight", "bias")}), ours.out] if cross else []
+    order += [ours.feed_forward.up, ours.feed_forward.down, *ours.norms]
+    values = [getattr(module, name) for module in order for name in ("weight", "bias")]
+    for (_, theirs_), value in zip(theirs.named_parameters(), values, strict=True):
+        theirs_.data.copy_(value)
+    return theirs.eval()

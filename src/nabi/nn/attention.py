@@ -68,7 +68,7 @@ def attend(
 def _plan(at: Layout, of: Layout, pattern: Pattern, dropout: float, device: torch.device) -> tuple[Kernel, Call, Any]:
     """The kernel for this pair of layouts and what it prepared: made by the first layer, found by the others."""
     key = (None if of is at else id(of), pattern, dropout, device)
-    found = at.plans.get(key)
+    found: tuple[Kernel, Call, Any] | None = at.plans.get(key)
     if found is None:
         call = Call(at, of, pattern, dropout=dropout)
         kernel = kernels.choose(call)
@@ -118,7 +118,7 @@ _attend_op = torch.library.custom_op("nabi::attend", _attend_plain, mutates_args
 
 @_attend_op.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
-    return q.new_empty(q.shape)
+    return q.new_empty(*q.shape[:2], v.shape[2])
 
 
 @torch.library.custom_op("nabi::attend_backward", mutates_args=())
@@ -138,7 +138,8 @@ def _attend_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-        out = _attend_plain(*inputs, at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, scale)
+        q, k, v = inputs
+        out = _attend_plain(q, k, v, at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, scale)
         to_q, to_k, to_v = torch.autograd.grad(out, inputs, grad)
     return to_q.contiguous(), to_k.contiguous(), to_v.contiguous()
 

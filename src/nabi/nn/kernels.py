@@ -6,10 +6,10 @@ everything outside is packed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nabi.errors import OptionError
 from nabi.layout import Layout
+from nabi.nn.dropout import dropout, dropped_attention
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Kernel:
     Attributes:
         name: for ``explain_kernels``.
         refuses: the reason why it can't take a call, or None.
-        cost: a rough time in microseconds, comparable between kernels.
+        cost: a rough time in microseconds of one thread (12 heads of 32, forward), comparable between kernels.
         prepare: what to compute once per pair of layouts.
         run: (q, k, v, call, prepared, scale) -> (Tq, H, D).
     """
@@ -128,8 +129,8 @@ class Kernel:
     name: str
     refuses: Callable[[Call], str | None]
     cost: Callable[[Call], float]
-    prepare: Callable[[Call, torch.device], object]
-    run: Callable[[Tensor, Tensor, Tensor, Call, object, float | None], Tensor]
+    prepare: Callable[[Call, torch.device], Any]
+    run: Callable[[Tensor, Tensor, Tensor, Call, Any, float | None], Tensor]
 
 
 # ---- dense: the reference, row by row ------------------------------------------------------------------------------------------------------
@@ -148,9 +149,11 @@ def dense(
     at, of = call.at, call.of
     out = []
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    for i, (q_begin, k_begin) in enumerate(zip(at.begins.tolist(), of.begins.tolist(), strict=True)):
+    if k.shape[1] != q.shape[1]:  # grouped keys
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    for i, of_row in enumerate(zip(_rows(q, at), _rows(k, of), _rows(v, of), strict=True)):
+        rows = [x.transpose(0, 1) for x in of_row]
         lq, lk = at.lengths[i], of.lengths[i]
-        rows = q[q_begin : q_begin + lq].transpose(0, 1), k[k_begin : k_begin + lk].transpose(0, 1), v[k_begin : k_begin + lk].transpose(0, 1)
         q_at = torch.arange(lq, device=q.device) + (0 if at.start is None else at.start[i])
         k_at = torch.arange(lk, device=q.device) + (0 if of.start is None else of.start[i])
         leading = _leading(call)
@@ -161,12 +164,20 @@ def dense(
         weights = _softmax(scores, seen)
         if keep is not None:
             keep.append(weights)
-        out.append((F.dropout(weights, call.dropout) @ rows[2]).transpose(0, 1))
+        out.append((dropout(weights, call.dropout) @ rows[2]).transpose(0, 1))
     return torch.cat(out)
 
 
+def _rows(x: Tensor, layout: Layout) -> Sequence[Tensor]:
+    """The rows of (T, ...), views; where they lie end to end by one split, whose backward is one copy and not one of T tokens a row."""
+    if layout.begin is None:
+        return torch.split(x, list(layout.lengths))
+    return [x[begin : begin + length] for begin, length in zip(layout.begin.tolist(), layout.lengths, strict=True)]
+
+
 def _softmax(scores: Tensor, seen: Tensor) -> Tensor:
-    weights = scores.masked_fill(~seen, float("-inf")).float().softmax(-1)
+    scores = scores.masked_fill(~seen, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return weights.masked_fill(~seen.any(-1, keepdim=True), 0.0).to(scores.dtype)
 
 
@@ -196,29 +207,34 @@ def _runs_refuses(call: Call) -> str | None:
 
 
 def _runs_cost(call: Call) -> float:
-    return sum(12 + n * lq * lk * 2e-3 for n, lq, lk in _runs(call))
+    return sum(15 + n * (2 * lk + lq * lk * 1e-2) for n, lq, lk in _runs(call))
 
 
-def _runs_prepare(call: Call, device: torch.device) -> object:
-    masks = {}
-    if not call.pattern.everything:
-        for _, lq, lk in _runs(call):
-            q_at, k_at = torch.arange(lq, device=device), torch.arange(lk, device=device)
-            masks[lq, lk] = call.pattern.visible(q_at[:, None], k_at[None], length=lk)
-    return list(_runs(call)), masks
+def _runs_prepare(call: Call, device: torch.device) -> Any:
+    masks: list[Tensor | None] = []
+    for _, lq, lk in (runs := list(_runs(call))):
+        # torch's own causal mask is only for squares: without a past, query i stands at position i, the upper left corner
+        plain = call.pattern.everything and (not call.pattern.causal or (lq == lk and not call.dropout))
+        q_at, k_at = torch.arange(lq, device=device), torch.arange(lk, device=device)
+        masks.append(None if plain else call.pattern.visible(q_at[:, None], k_at[None], length=lk))
+    return runs, masks
 
 
-def _runs_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: object, scale: float | None) -> Tensor:
-    runs, masks = prepared  # type: ignore[misc]
-    qs, ks, vs = q.split([n * lq for n, lq, _ in runs]), k.split([n * lk for n, _, lk in runs]), v.split([n * lk for n, _, lk in runs])
+def _runs_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:
+    runs, masks = prepared
+    if call.dropout and q.device.type == "cpu":
+        return dropped_attention(q, k, v, runs, masks, call.dropout, q.shape[-1] ** -0.5 if scale is None else scale)
+    q_sizes, k_sizes = [n * lq for n, lq, _ in runs], [n * lk for n, _, lk in runs]
     out = []
-    for (n, lq, lk), qi, ki, vi in zip(runs, qs, ks, vs, strict=True):
-        mask = masks.get((lq, lk))
-        causal = mask is None and call.pattern.causal
-        if causal and lq != lk:  # without a past, query i stands at position i: the upper left corner
-            mask, causal = call.pattern.visible(_arange(lq, q)[:, None], _arange(lk, q)[None], length=lk), False
-        out.append(_sdpa(qi.unflatten(0, (n, lq)), ki.unflatten(0, (n, lk)), vi.unflatten(0, (n, lk)), mask, causal, call.dropout, scale).flatten(0, 1))
+    for (n, _, _), mask, qi, ki, vi in zip(runs, masks, torch.split(q, q_sizes), torch.split(k, k_sizes), torch.split(v, k_sizes), strict=True):
+        qi, ki, vi = _square(qi, n), _square(ki, n), _square(vi, n)
+        out.append(_sdpa(qi, ki, vi, mask, mask is None and call.pattern.causal, call.dropout, scale).flatten(0, 1))
     return torch.cat(out)
+
+
+def _square(x: Tensor, n: int) -> Tensor:
+    """(n * L, H, D) -> (n, L, H, D), a view."""
+    return x.view(n, -1, *x.shape[1:])
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float, scale: float | None) -> Tensor:
@@ -226,16 +242,12 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dr
     if mask is not None:
         blind = ~mask.any(-1, keepdim=True)  # torch gives NaN where a query sees nothing; by definition that is zero
         mask = mask | blind
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=q.shape[2] != k.shape[2]
-    )
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped)
     if mask is not None:
         out = out.masked_fill(blind, 0.0)
     return out.transpose(1, 2)
-
-
-def _arange(n: int, like: Tensor) -> Tensor:
-    return torch.arange(n, device=like.device)
 
 
 # ---- padded inside: any layout, one call --------------------------------------------------------------------------------------------------------
@@ -246,16 +258,16 @@ def _padded_refuses(call: Call) -> str | None:
 
 
 def _padded_cost(call: Call) -> float:
-    return 60 + len(call.at) * call.at.longest * call.of.longest * 4e-3
+    return 100 + len(call.at) * (3 * call.of.longest + call.at.longest * call.of.longest * 3e-2)
 
 
-def _padded_prepare(call: Call, device: torch.device) -> object:
+def _padded_prepare(call: Call, device: torch.device) -> Any:
     at, of = call.at, call.of
     q_at, k_at = torch.arange(at.longest)[None], torch.arange(of.longest)[None]
     real_q, real_k = q_at < at.sizes[:, None], k_at < of.sizes[:, None]
     # a padded place reads the row's first token, which the mask then hides
-    q_index = (at.begins[:, None] + torch.where(real_q, q_at, 0)).to(device)
-    k_index = (of.begins[:, None] + torch.where(real_k, k_at, 0)).to(device)
+    q_index = (at.begins[:, None] + torch.where(real_q, q_at, 0)).flatten().to(device)
+    k_index = (of.begins[:, None] + torch.where(real_k, k_at, 0)).flatten().to(device)
     back = real_q.flatten().nonzero().flatten().to(device)
     q_at, k_at, real_k = q_at.to(device), k_at.to(device), real_k.to(device)
     if at.start is not None:
@@ -269,20 +281,29 @@ def _padded_prepare(call: Call, device: torch.device) -> object:
     return q_index, k_index, back, (seen & real_k[:, None])[:, None]
 
 
-def _padded_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: object, scale: float | None) -> Tensor:
-    q_index, k_index, back, mask = prepared  # type: ignore[misc]
-    out = _sdpa(q[q_index], k[k_index], v[k_index], mask, False, call.dropout, scale)
-    return out.flatten(0, 1)[back]
+def _padded_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:
+    q_index, k_index, back, mask = prepared
+    q, k, v = q.index_select(0, q_index), k.index_select(0, k_index), v.index_select(0, k_index)
+    n, _, lq, lk = mask.shape
+    if call.dropout and q.device.type == "cpu":
+        out = dropped_attention(q, k, v, [(n, lq, lk)], [mask], call.dropout, q.shape[-1] ** -0.5 if scale is None else scale)
+    else:
+        out = _sdpa(_square(q, n), _square(k, n), _square(v, n), mask, False, call.dropout, scale).flatten(0, 1)
+    return out.index_select(0, back)
 
 
-def _dense_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: object, scale: float | None) -> Tensor:
+def _dense_cost(call: Call) -> float:
+    return sum(80 + 2 * lk + lq * lk * 4e-2 for lq, lk in zip(call.at.lengths, call.of.lengths, strict=True))
+
+
+def _dense_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:
     return dense(q, k, v, call, scale)
 
 
 KERNELS: tuple[Kernel, ...] = (
     Kernel("runs", _runs_refuses, _runs_cost, _runs_prepare, _runs_run),
     Kernel("padded", _padded_refuses, _padded_cost, _padded_prepare, _padded_run),
-    Kernel("dense", lambda call: None, lambda call: len(call.at) * (80 + call.at.longest * call.of.longest * 2e-2), lambda call, device: None, _dense_run),
+    Kernel("dense", lambda call: None, _dense_cost, lambda call, device: None, _dense_run),
 )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nabi.errors import unknown
 from nabi.nn import fast
+from nabi.nn.dropout import dropout_add
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -88,15 +89,15 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Embedding(nn.Module):
-    """A table of vectors: (T,) numbers -> (T, W)."""
+    """A table of vectors: (T,) numbers -> (T, W); ``sparse`` gives its gradient by rows, for an optimizer that asks for that."""
 
     def __init__(self, count: int, size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(count, size))
+        self.weight, self.sparse = nn.Parameter(torch.empty(count, size)), False
 
     def forward(self, ids: Tensor) -> Tensor:
         """(T,) int64 -> (T, W)."""
-        return F.embedding(ids, self.weight)
+        return F.embedding(ids, self.weight, sparse=self.sparse)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]} x {self.weight.shape[1]}"
@@ -127,7 +128,7 @@ def residual(linear: Linear, x: Tensor, add: Tensor, dropout: float) -> Tensor:
     if dropout == 0.0:
         y: Tensor = linear(x, add)
         return y
-    return F.dropout(linear(x), dropout) + add
+    return dropout_add(linear(x), add, dropout)
 
 
 def normal_(module: nn.Module, std: float, generator: torch.Generator) -> None:

@@ -59,8 +59,7 @@ class Watch:
     def record(self, q: Tensor, k: Tensor, v: Tensor, weights: list[Tensor], out: Tensor) -> Tensor:
         """Keep one attention's inside; returns ``out`` (Tq, H, D) with the muted heads at zero."""
         path = self._current[-1] if self._current else ""
-        kept = [x.detach() for x in (q, k, v)]
-        self._seen.setdefault(path, []).append(Attended(*kept, [w.detach() for w in weights]))
+        self._seen.setdefault(path, []).append(Attended(q.detach(), k.detach(), v.detach(), [w.detach() for w in weights]))
         heads = [head for layer, head in self._muted if layer == path]
         if heads:
             out = out.clone()

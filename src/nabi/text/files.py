@@ -30,7 +30,8 @@ class Guard:
     """Turns what the library raises inside a ``with`` into ``kind``, with the library's own words; the rest is as for ``UserError``."""
 
     def __init__(self, kind: type[UserError], what: str, *, value: object = None, expected: str = "", fix: str = "") -> None:
-        self._kind, self._what, self._rest = kind, what, {"value": value, "expected": expected, "fix": fix}
+        self._kind, self._what = kind, what
+        self._rest: dict[str, Any] = {"value": value, "expected": expected, "fix": fix}
 
     def __enter__(self) -> None:
         pass

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 HANGUL = re.compile("[가-힣]")
-# a character outside of blocks that hold no combining mark and no conjoining letter of Hangul
-UNUSUAL = re.compile("[^\0-\u02ff\u2000-\u20cf\u3000-\u3029\u3030-\u3098\u30a0-\ua66e\uac00-\ud7a3]")
+# a character outside of the large blocks where nothing joins the character before it
+UNUSUAL = re.compile("[^\0-\u02ff\u2000-\u20cf\u3000-\u3029\u3030-\u3098\u30a0-\u3130\u3190-\ua66e\uac00-\ud7a3]")
 
 
 class Tokenizer:
@@ -302,7 +302,9 @@ class Tokenizer:
 
 
 def _joins(char: str) -> bool:
-    return char >= "\u0300" and ("\u1160" <= char <= "\u11ff" or "\ud7b0" <= char <= "\ud7ff" or unicodedata.category(char)[0] == "M")
+    # the compatibility form, for NFKC also composes half-width voicing marks and letters of Hangul
+    first = unicodedata.normalize("NFKD", char)[0]
+    return "\u1160" <= first <= "\u11ff" or "\ud7b0" <= first <= "\ud7ff" or unicodedata.category(first)[0] == "M"
 
 
 def _listed(texts: Iterable[str]) -> list[str]:

@@ -6,19 +6,20 @@ however ragged the rows and however they are cut. Unusual: dropout is seeded by 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nabi.batch import Batch
 from nabi.errors import TrainingError
 from nabi.model import Model
-from nabi.training import optimizer as optim
 from nabi.training.feed import Feed, mixed
+from nabi.training.optimizer import Optimizer
 from nabi.training.plan import Plan
 
 
@@ -60,11 +61,11 @@ class Step:
     tokens: int
     seconds: float
     _model: Model
-    _optimizer: torch.optim.Optimizer
+    _optimizer: Optimizer
 
     def state(self, **extra: Any) -> State:
         """What to save so that the run goes on exactly here; valid until the next update."""
-        return State(self.number, optim.state_of(self._model, self._optimizer), extra)
+        return State(self.number, self._optimizer.state(), extra)
 
 
 def train(model: Model, feed: Feed, plan: Plan, state: State | None = None) -> Iterator[Step]:
@@ -79,11 +80,11 @@ def train(model: Model, feed: Feed, plan: Plan, state: State | None = None) -> I
     Raises:
         TrainingError: a loss or gradient is not finite; the weights are still those before that step.
     """
-    optimizer = optim.build(model, plan)
+    optimizer = Optimizer(model, plan)
     begin = 0
     if state is not None:
         begin = state.step
-        optim.restore(model, optimizer, state.optimizer)
+        optimizer.restore(state.optimizer)
     trainable = [p.requires_grad for p in model.parameters()]
     try:
         for n in range(begin, feed.total):
@@ -93,36 +94,30 @@ def train(model: Model, feed: Feed, plan: Plan, state: State | None = None) -> I
             parameter.requires_grad_(was)
 
 
-def _step(model: Model, optimizer: torch.optim.Optimizer, feed: Feed, plan: Plan, n: int) -> Step:
+def _step(model: Model, optimizer: Optimizer, feed: Feed, plan: Plan, n: int) -> Step:
     began, device = time.perf_counter(), model.device
-    epoch = n // feed.steps_per_epoch
     rate = plan.learning_rate * plan.rate(n, feed.total)
-    optim.set_rates(optimizer, rate)
-    optim.set_trainable(model, plan, epoch)
     batches = [batch.to(device) for batch in feed.step(n)]
     counts = total_counts(model, batches)
-    optimizer.zero_grad(set_to_none=True)
-    model.train()
     totals: dict[str, Tensor] = {}
-    for micro, batch in enumerate(batches):
-        losses = backward(model, batch, counts, plan, seed=mixed(plan.seed, n, micro, 0))
-        for name, value in losses.items():
-            totals[name] = totals.get(name, 0) + value
-    model.eval()
+    optimizer.begin(n // feed.steps_per_epoch)
+    model.train()
+    try:
+        for micro, batch in enumerate(batches):
+            for name, value in backward(model, batch, counts, plan, seed=mixed(plan.seed, n, micro, 0)).items():
+                totals[name] = totals.get(name, 0) + value
+    finally:
+        optimizer.end()
+        model.eval()
     means = {name: float(total) / counts[name] for name, total in totals.items()}
-    norm = float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    norm = optimizer.norm()
     loss = sum(plan.loss_weights.get(name, 1.0) * mean for name, mean in means.items())
-    if not (torch.tensor(norm).isfinite() and torch.tensor(loss).isfinite()):
-        optimizer.zero_grad(set_to_none=True)
+    if not (math.isfinite(norm) and math.isfinite(loss)):
         raise TrainingError(
             f"step {n + 1}: the loss is {loss:g} and its gradient's norm {norm:g}; examples {feed.examples(n)[:8]}. The weights are those of step {n}. "
             "Lower plan.learning_rate, raise plan.warmup, or look at these examples."
         )
-    if plan.clip and norm > plan.clip:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(plan.clip / (norm + 1e-6))
-    optimizer.step()
+    optimizer.step(rate, norm)
     tokens = sum(batch.tokens for batch in batches)
     place = (n + 1) / feed.steps_per_epoch
     return Step(n + 1, feed.total, place, means, loss, rate, norm, tokens, time.perf_counter() - began, model, optimizer)

@@ -1,0 +1,32 @@
+"""Rules of the whole run: no test goes online, and no test is skipped in silence (what can't run here is deselected by its marker)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+ALLOWED_SKIPS = 0
+_skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append(report.nodeid)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if len(_skipped) != ALLOWED_SKIPS and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"skipped tests: {len(_skipped)} (allowed: {ALLOWED_SKIPS})", red=len(_skipped) != ALLOWED_SKIPS)
+    for name in _skipped:
+        terminalreporter.write_line(f"  a skipped test fails the run: {name}", red=True)
