@@ -22,8 +22,9 @@ from nabi.errors import InputError
 
 
 class Plans:
-    """What attention kernels computed for a layout. No dict: FSDP walks through the dicts and dataclasses of a module's arguments, and a plan leads back
-    to its layout.
+    """What attention kernels computed for a layout.
+
+    Unusual: no dict, because FSDP walks through the dicts and dataclasses of a module's arguments, and a plan leads back to its layout.
     """
 
     def __init__(self) -> None:
@@ -65,9 +66,7 @@ class Layout:
     plans: Plans = field(default_factory=Plans, repr=False)
 
     @classmethod
-    def of(
-        cls, lengths: Sequence[int], *, start: Tensor | None = None, leading: Tensor | None = None, device: torch.device | str = "cpu"
-    ) -> Layout:
+    def of(cls, lengths: Sequence[int], *, start: Tensor | None = None, leading: Tensor | None = None, device: torch.device | str = "cpu") -> Layout:
         """Rows that lie end to end.
 
         Args:
@@ -129,8 +128,8 @@ class Layout:
         def moved(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.to(device, non_blocking=True)
 
-        tensors = (moved(x) for x in (self.cu_seqlens, self.rows, self.positions, self.start))
-        return Layout(self.lengths, self.longest, self.sizes, *tensors, self.begin, moved(self.leading))
+        cu_seqlens, rows, positions, start = moved(self.cu_seqlens), moved(self.rows), moved(self.positions), moved(self.start)
+        return Layout(self.lengths, self.longest, self.sizes, cu_seqlens, rows, positions, start, self.begin, moved(self.leading))
 
     def first(self, x: Tensor) -> Tensor:
         """(T, ...) -> (N, ...): each row's first token."""

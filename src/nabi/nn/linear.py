@@ -1,4 +1,4 @@
-"""Linear, LayerNorm, Embedding and FeedForward: the leaves that hold weights. Unusual: a residual is an argument, so that a prepared copy can fuse it."""
+"""The leaves that hold weights: Linear, LayerNorm, Embedding, FeedForward. Unusual: a residual is an argument, so that a prepared copy can fuse it."""
 
 from __future__ import annotations
 
