@@ -96,6 +96,11 @@ class Batch:
     targets: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def real(self) -> bool:
+        """Whether there is a row that is no filler."""
+        return any(part.size for part in self.parts.values())
+
+    @property
     def tokens(self) -> int:
         """Tokens of all parts."""
         return sum(sum(part.layout.lengths) for part in self.parts.values())

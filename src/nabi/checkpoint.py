@@ -313,9 +313,7 @@ class _Folder:
 def _table(family: Family, kinds: Sequence[str], prefix: str) -> NameTable:
     """Their names <-> ``body.`` and ``task.`` names; heads that this task does not build are left out with a reason."""
     kinds = tuple(kinds)
-    with torch.device("meta"):
-        smallest = family.body(family.sizes["tiny"])  # type: ignore[call-arg]
-    hf = family.hf or _own_names(list(smallest.state_dict()))
+    hf = family.hf or _own_names(family)
     body = NameTable(hf.weights, hf.legacy).under(prefix, "body.")
     shared = NameTable([e for e in hf.shared if e.ours[0].split(".")[0] in kinds]).under(prefix, "task.")
     if kinds in hf.heads:
@@ -330,7 +328,9 @@ def _table(family: Family, kinds: Sequence[str], prefix: str) -> NameTable:
     return body.join(shared).join(head).join(NameTable([], {}, {**ignore, **hf.ignore}))
 
 
-def _own_names(names: Sequence[str]) -> HF:
+def _own_names(family: Family) -> HF:
     """A family that the incumbent lacks: our own names, layer numbers as they are."""
+    with torch.device("meta"):
+        names = list(families.build(family, family.sizes["tiny"]).state_dict())
     pattern = sorted({".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names})
     return HF(types=(), fields={}, fixed={}, weights=tuple(same(f"body.{n}", n) for n in pattern), prefix="", heads={})

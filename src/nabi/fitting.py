@@ -18,9 +18,10 @@ from nabi import checkpoint, plugins, tasks
 from nabi.config import convert, to_dict
 from nabi.data import Table, read_table
 from nabi.data.split import split
-from nabi.errors import DataError, OptionError, nearest
+from nabi.errors import DataError, OptionError, StorageError, nearest
 from nabi.evaluation import evaluate
 from nabi.model import Model
+from nabi.nn.heads import Head
 from nabi.tasks import Task
 from nabi.training.feed import Feed
 from nabi.training.loop import State, Step, train
@@ -100,11 +101,15 @@ def fit(
     if (base is None) == (family is None):
         raise OptionError("give either a base model or a family", value={"base": base, "family": family})
     folder = RunFolder(out, resume=resume) if out is not None else None
+    given: dict[str, Any] = {
+        "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}), "options": dict(options or {}),
+        "settings": to_dict(wanted), "base": base and str(base), "family": family, "size": to_dict(size) if family else None,
+    }  # fmt: skip
     state: State | None = None
     if folder and resume and folder.finished:
         raise OptionError("this run is over", value=str(out), fix="load it, or begin a new run in another folder")
     if folder and resume and folder.last.is_dir():
-        state = folder.load_last(plan, table.sha256)
+        state = folder.load_last(plan, given)
         model = checkpoint.load_for_training(folder.last, kind.name, wanted, seed=plan.seed, device=device)
     elif base is not None:
         model = checkpoint.load_for_training(base, kind.name, wanted, seed=plan.seed, device=device)
@@ -117,11 +122,16 @@ def fit(
     _set_dropout(model, plan)
     opts = model.options(options)
     rows = [model.encode(e, opts, "train", table.where(i), i) for i, e in enumerate(examples)]
-    run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, table.sha256, state)
+    for i, example in enumerate(held_out or ()):  # refused now and not after an epoch
+        model.task.truth(example, held_out.where(i))
+        model.encode(example, opts, "evaluate", held_out.where(i))
+    run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, given, state)
+    if folder:
+        folder.make()
     run.go()
     if folder:
-        folder.publish()
         _write_history(folder.path, run.history, plan, table, held_out)
+        folder.publish()
     return Fitted(model, run.best, run.history, folder.path if folder else None, time.monotonic() - began, run.tokens)
 
 
@@ -129,10 +139,19 @@ class _Run:
     """The course of one run: evaluations, checkpoints, early stopping."""
 
     def __init__(
-        self, model: Model, feed: Feed, plan: Plan, progress: Progress, folder: RunFolder | None, dev: Table | None, options: Any, data: str, state: State | None
+        self,
+        model: Model,
+        feed: Feed,
+        plan: Plan,
+        progress: Progress,
+        folder: RunFolder | None,
+        dev: Table | None,
+        options: Any,
+        given: Mapping[str, Any],
+        state: State | None,
     ) -> None:
         self.model, self.feed, self.plan, self.progress, self.folder = model, feed, plan, progress, folder
-        self.dev, self.options, self.data, self.state = dev, options, data, state
+        self.dev, self.options, self.given, self.state = dev, options, given, state
         self.history: list[dict[str, Any]] = list(state.extra["history"]) if state else []
         self.best: dict[str, float] = dict(state.extra["best"]) if state else {}
         self.since_best = int(state.extra["since_best"]) if state else 0
@@ -142,9 +161,8 @@ class _Run:
     def go(self) -> None:
         """Train to the end or until no evaluation is better."""
         every = max(1, round(self.plan.evaluate_every * self.feed.steps_per_epoch))
-        if self.state and self._stopped():
-            return
-        for step in train(self.model, self.feed, self.plan, self.state):
+        over = self.state is not None and self._stopped()
+        for step in () if over else train(self.model, self.feed, self.plan, self.state):
             self.tokens += step.tokens
             self._losses.append(step.loss)
             self.progress.step(step)
@@ -183,7 +201,7 @@ class _Run:
             if better:
                 self.folder.save_best(self.model)
             extra = {"history": self.history, "best": self.best, "since_best": self.since_best, "losses": self._losses}
-            self.folder.save_last(self.model, step.state(**extra), self.plan, self.data)
+            self.folder.save_last(self.model, step.state(**extra), self.plan, self.given)
         elif better and self.dev is not None:
             self._weights = {k: v.clone() for k, v in self.model.state_dict().items()}
 
@@ -203,8 +221,6 @@ def _tables(data: Any, dev: Any, columns: Mapping[str, str] | None, seed: int, k
 
 
 def _settings(kind: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
-    import typing
-
     known = {f.name for f in fields(kind.Settings)}
     hints = typing.get_type_hints(kind.Settings)
     for name in given:
@@ -221,7 +237,8 @@ def _set_dropout(model: Model, plan: Plan) -> None:
                 setattr(module, name, value)
     if plan.head_dropout is not None:
         for module in model.task.children():
-            module.dropout = plan.head_dropout
+            if isinstance(module, Head):
+                module.dropout = plan.head_dropout
 
 
 def _write_history(folder: Path, history: list[dict[str, Any]], plan: Plan, table: Table, dev: Table | None) -> None:
@@ -231,7 +248,10 @@ def _write_history(folder: Path, history: list[dict[str, Any]], plan: Plan, tabl
         "dev": None if dev is None else {"name": dev.name, "rows": len(dev), "sha256": dev.sha256},
         "history": history,
     }
-    (folder / "history.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        (folder / "history.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise StorageError(f"{folder / 'history.json'} could not be written: {problem}") from problem
 
 
 def _add(files: Iterable[str | Path | ModuleType]) -> None:

@@ -15,11 +15,11 @@ import torch
 
 from nabi import checkpoint
 from nabi.data import check_labelled, read_table
-from nabi.errors import UserError
+from nabi.errors import MissingHeadError, UserError
 from nabi.layout import Layout
 from nabi.model import Model
 from nabi.nn import fast
-from nabi.nn.kernels import Call, explain_kernels
+from nabi.nn.kernels import Call, Pattern, explain_kernels
 
 Finding = dict[str, Any]
 
@@ -37,12 +37,12 @@ def inspect_model(model: str, plugins: Iterable[str | Path | ModuleType] = ()) -
     total = sum(p.numel() for p in loaded.parameters())
     facts: dict[str, Any] = {"model": model, "task": task, "parameters": f"{total:,}"}
     facts["groups"] = [f"{i}: {type(m).__name__}, {sum(p.numel() for p in m.parameters()):,} parameters" for i, m in enumerate(groups)]
-    modules = [m for m in body.modules() if hasattr(m, "pattern")]
+    patterns = dict.fromkeys(pattern for m in body.modules() if isinstance(pattern := getattr(m, "pattern", None), Pattern))
     lengths = {"64 rows of 24 tokens": [24] * 64, "32 rows of 5 to 60 tokens": sorted(5 + i * 55 // 31 for i in range(32))}
     layouts = {name: Layout.of(sizes) for name, sizes in lengths.items()}
     facts["kernels"] = [
         f"{name}, {pattern}: {line}"
-        for pattern in dict.fromkeys(m.pattern for m in modules)
+        for pattern in patterns
         for name, at in layouts.items()
         for line in explain_kernels(Call(at, at, pattern))
     ]
@@ -58,7 +58,7 @@ def inspect_model(model: str, plugins: Iterable[str | Path | ModuleType] = ()) -
 def _opened(model: str, plugins: Iterable[str | Path | ModuleType]) -> tuple[Any, str]:
     try:
         loaded = checkpoint.load(model, plugins=plugins)
-    except checkpoint.MissingHeadError:
+    except MissingHeadError:
         return checkpoint.load_body(model, plugins=plugins), "none: a bare encoder, to be trained"
     return loaded, loaded.task.name
 

@@ -60,11 +60,27 @@ class Model(nn.Module):
         super().__init__()
         self.body, self.task = body, task
         self.inputs, self.origin = inputs, origin
+        self._source: tuple[Model, ...] = ()  # a tuple, so that it is no submodule
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are; the CPU for a prepared copy without any."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    @property
+    def original(self) -> Model:
+        """The model that this prepared copy was made from, which holds all weights and is what is saved; itself if it is no copy."""
+        return self._source[0] if self._source else self
+
+    def train(self, mode: bool = True) -> Model:
+        """Set the mode.
+
+        Raises:
+            OptionError: this is a prepared copy, whose packed layers can't learn.
+        """
+        if mode and self._source:
+            raise OptionError("a prepared copy can't be trained: its linear layers are packed", fix="train the model itself (model.original), then prepare it")
+        return super().train(mode)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The task's losses, as sums by name."""
@@ -142,7 +158,7 @@ class Model(nn.Module):
         training = self.training
         self.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():  # not inference_mode: a sharded model could not train on afterwards
                 found.update(self.task.read(Run(self.body), self.pack(rows, tokens), options))
         finally:
             self.train(training)
@@ -168,12 +184,16 @@ class Model(nn.Module):
         Raises:
             OptionError: an unknown precision.
         """
+        if self._source:
+            return self.original.prepare(precision)
         shared: dict[int, Any] = {id(p): p for p in (*self.parameters(), *self.buffers())}
         shared |= {id(self.inputs): self.inputs, id(self.origin): self.origin}
         for module in self.modules():
             if isinstance(module, Linear):
                 shared[id(module)] = module.prepared(precision)
-        return copy.deepcopy(self, shared).eval()
+        made = copy.deepcopy(self, shared).eval()
+        made._source = (self,)
+        return made
 
     def golden(self) -> list[dict[str, Any]]:
         """A few examples with this model's readings, saved with it so that a damaged or wrongly read checkpoint shows itself."""

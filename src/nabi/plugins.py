@@ -13,10 +13,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from nabi.errors import PluginError
 
 _ATTRIBUTE = {"families": "FAMILY", "tasks": "TASK"}
+_CLASS = {"families": "Family", "tasks": "Task"}
 _added: dict[str, dict[str, ModuleType]] = {"families": {}, "tasks": {}}
 
 
@@ -29,9 +31,11 @@ def find(kind: str, name: str) -> object | None:
     """What the file ``name`` of this kind ends with, or None if there is no such file."""
     attribute = _ATTRIBUTE[kind]
     if name in _added[kind]:
-        return getattr(_added[kind][name], attribute)
+        found: object = getattr(_added[kind][name], attribute)
+        return found
     if name in _shipped(kind):
-        return getattr(importlib.import_module(f"nabi.{kind}.{name}"), attribute)
+        found = getattr(importlib.import_module(f"nabi.{kind}.{name}"), attribute)
+        return found
     return None
 
 
@@ -39,7 +43,7 @@ def add(plugins: Iterable[str | Path | ModuleType]) -> None:
     """Take in plugin files or modules; the same one twice is fine.
 
     Raises:
-        PluginError: no such file, it fails to import, it defines neither a family nor a task, or its name is taken.
+        PluginError: no such file, it fails to import, it defines neither a family nor a task, its name is taken, or its task has another name.
     """
     for plugin in plugins:
         module = plugin if isinstance(plugin, ModuleType) else _imported(Path(plugin))
@@ -51,7 +55,25 @@ def add(plugins: Iterable[str | Path | ModuleType]) -> None:
             taken = _added[kind].get(name)
             if name in _shipped(kind) or (taken is not None and taken.__file__ != module.__file__):
                 raise PluginError(f"the name is taken by another of the {kind}", value=name, fix="rename the plugin's file")
+            _check(kind, name, getattr(module, _ATTRIBUTE[kind]))
+        for kind in kinds:
             _added[kind].setdefault(name, module)
+
+
+def _check(kind: str, name: str, thing: Any) -> None:
+    wanted = getattr(importlib.import_module(f"nabi.{kind}"), _CLASS[kind])
+    if not (isinstance(thing, wanted) if kind == "families" else isinstance(thing, type) and issubclass(thing, wanted)):
+        raise PluginError(f"the plugin's {_ATTRIBUTE[kind]} is no {_CLASS[kind]}", value=repr(thing), fix="see docs/plugins.md")
+    if kind == "families":
+        if "tiny" not in thing.sizes:
+            raise PluginError("the family has no size 'tiny', which every test starts from", value=name, expected="sizes={'tiny': ...}")
+        return
+    if thing.name != name:
+        raise PluginError("a task bears the name of its file", value=f"{thing.name} in {name}.py", fix=f"rename the file to {thing.name}.py")
+    for other in names(kind):
+        taken = {other, *getattr(find(kind, other), "aliases", ())} if other != name else set()
+        if taken & {name, *thing.aliases}:
+            raise PluginError(f"the name is taken by {other}", value=", ".join(sorted(taken & {name, *thing.aliases})), fix="choose another alias")
 
 
 def _shipped(kind: str) -> list[str]:

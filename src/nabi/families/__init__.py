@@ -150,5 +150,4 @@ def build(family: Family, config: Any) -> Body:
     """
     if not isinstance(config, family.config):
         raise OptionError("the configuration is of another family", value=type(config).__name__, expected=family.config.__name__)
-    body = family.body(config)  # type: ignore[call-arg]
-    return body
+    return family.body(config)

@@ -88,6 +88,26 @@ def _decoded(code: list[int]) -> Pattern:
 # ---- the same as one operator that the compiler does not look into -------------------------------------------------------------------------------
 
 
+def _call(
+    at_sizes: Tensor,
+    at_start: Tensor | None,
+    of_sizes: Tensor,
+    of_begin: Tensor | None,
+    of_start: Tensor | None,
+    leading: Tensor | None,
+    pattern: list[int],
+    device: torch.device,
+) -> Call:
+    at = Layout.of(at_sizes.tolist(), start=at_start, leading=leading, device=device)
+    if of_begin is not None:
+        of = Layout.slots(of_sizes.tolist(), of_begin.tolist(), start=of_start)
+    elif at_start is None and of_start is None and torch.equal(at_sizes, of_sizes):
+        of = at
+    else:
+        of = Layout.of(of_sizes.tolist(), start=of_start, device=device)
+    return Call(at, of, _decoded(pattern))
+
+
 def _attend_plain(
     q: Tensor,
     k: Tensor,
@@ -101,14 +121,7 @@ def _attend_plain(
     pattern: list[int],
     scale: float | None,
 ) -> Tensor:
-    at = Layout.of(at_sizes.tolist(), start=at_start, leading=leading, device=q.device)
-    if of_begin is not None:
-        of = Layout.slots(of_sizes.tolist(), of_begin.tolist(), start=of_start)
-    elif at_start is None and of_start is None and torch.equal(at_sizes, of_sizes):
-        of = at
-    else:
-        of = Layout.of(of_sizes.tolist(), start=of_start, device=q.device)
-    call = Call(at, of, _decoded(pattern))
+    call = _call(at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, q.device)
     kernel = kernels.choose(call)
     return kernel.run(q, k, v, call, kernel.prepare(call, q.device), scale).contiguous()
 
@@ -136,11 +149,8 @@ def _attend_backward_op(
     pattern: list[int],
     scale: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.enable_grad():
-        inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-        q, k, v = inputs
-        out = _attend_plain(q, k, v, at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, scale)
-        to_q, to_k, to_v = torch.autograd.grad(out, inputs, grad)
+    call = _call(at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, q.device)
+    to_q, to_k, to_v = kernels.gradients(grad, q, k, v, call, scale)
     return to_q.contiguous(), to_k.contiguous(), to_v.contiguous()
 
 

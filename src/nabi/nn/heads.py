@@ -79,7 +79,7 @@ class Head(nn.Module):
         if self.spec.pool == "mean":
             x = (hidden.layout or layout).mean(x)
         logits: Tensor = self(x)
-        return logits.float()
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def initialise(self, generator: torch.Generator) -> None:
         """Weights from N(0, std), biases 0."""

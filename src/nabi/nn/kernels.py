@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nabi.errors import OptionError
 from nabi.layout import Layout
-from nabi.nn.dropout import dropout, dropped_attention
+from nabi.nn import explicit
+from nabi.nn.dropout import dropout
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ class Pattern:
         gap = query - key
         seen = torch.ones_like(gap, dtype=torch.bool) if self.everything else torch.zeros_like(gap, dtype=torch.bool)
         if self.window is not None:
-            seen |= (gap.abs() < self.window * self.dilation) & (gap % self.dilation == 0)
+            seen = seen | ((gap.abs() < self.window * self.dilation) & (gap % self.dilation == 0))
         if self.block is not None:
-            seen |= torch.div(query, self.block, rounding_mode="floor") == torch.div(key, self.block, rounding_mode="floor")
+            seen = seen | (torch.div(query, self.block, rounding_mode="floor") == torch.div(key, self.block, rounding_mode="floor"))
         if self.leading:
-            seen |= (query < leading) | (key < leading)
+            seen = seen | (query < leading) | (key < leading)  # not in place: rows may have marks of their own, positions not
         if self.random_blocks:
-            seen |= self._random(query, key, length)
+            seen = seen | self._random(query, key, length)
         return seen & (gap >= 0) if self.causal else seen
 
     def _random(self, query: Tensor, key: Tensor, length: Tensor | int) -> Tensor:
@@ -149,8 +150,7 @@ def dense(
     at, of = call.at, call.of
     out = []
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if k.shape[1] != q.shape[1]:  # grouped keys
-        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    k, v = explicit.grouped(k, q), explicit.grouped(v, q)
     for i, of_row in enumerate(zip(_rows(q, at), _rows(k, of), _rows(v, of), strict=True)):
         rows = [x.transpose(0, 1) for x in of_row]
         lq, lk = at.lengths[i], of.lengths[i]
@@ -210,11 +210,11 @@ def _runs_cost(call: Call) -> float:
     return sum(15 + n * (2 * lk + lq * lk * 1e-2) for n, lq, lk in _runs(call))
 
 
-def _runs_prepare(call: Call, device: torch.device) -> Any:
+def _runs_prepare(call: Call, device: torch.device, native: bool = True) -> Any:
     masks: list[Tensor | None] = []
     for _, lq, lk in (runs := list(_runs(call))):
         # torch's own causal mask is only for squares: without a past, query i stands at position i, the upper left corner
-        plain = call.pattern.everything and (not call.pattern.causal or (lq == lk and not call.dropout))
+        plain = call.pattern.everything and (not call.pattern.causal or (native and lq == lk and not call.dropout))
         q_at, k_at = torch.arange(lq, device=device), torch.arange(lk, device=device)
         masks.append(None if plain else call.pattern.visible(q_at[:, None], k_at[None], length=lk))
     return runs, masks
@@ -223,7 +223,7 @@ def _runs_prepare(call: Call, device: torch.device) -> Any:
 def _runs_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:
     runs, masks = prepared
     if call.dropout and q.device.type == "cpu":
-        return dropped_attention(q, k, v, runs, masks, call.dropout, q.shape[-1] ** -0.5 if scale is None else scale)
+        return explicit.dropped(q, k, v, runs, masks, q.shape[-1] ** -0.5 if scale is None else scale, call.dropout)
     q_sizes, k_sizes = [n * lq for n, lq, _ in runs], [n * lk for n, _, lk in runs]
     out = []
     for (n, _, _), mask, qi, ki, vi in zip(runs, masks, torch.split(q, q_sizes), torch.split(k, k_sizes), torch.split(v, k_sizes), strict=True):
@@ -286,7 +286,7 @@ def _padded_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scal
     q, k, v = q.index_select(0, q_index), k.index_select(0, k_index), v.index_select(0, k_index)
     n, _, lq, lk = mask.shape
     if call.dropout and q.device.type == "cpu":
-        out = dropped_attention(q, k, v, [(n, lq, lk)], [mask], call.dropout, q.shape[-1] ** -0.5 if scale is None else scale)
+        out = explicit.dropped(q, k, v, [(n, lq, lk)], [mask], q.shape[-1] ** -0.5 if scale is None else scale, call.dropout)
     else:
         out = _sdpa(_square(q, n), _square(k, n), _square(v, n), mask, False, call.dropout, scale).flatten(0, 1)
     return out.index_select(0, back)
@@ -298,6 +298,30 @@ def _dense_cost(call: Call) -> float:
 
 def _dense_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:
     return dense(q, k, v, call, scale)
+
+
+def gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v without dropout and without autograd, which can't be had inside an operator; queries lie end to end.
+
+    Args:
+        grad: (Tq, H, D) of the result.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    k_heads, k_index, tokens = k.shape[1], None, k.shape[0]
+    k, v = explicit.grouped(k, q), explicit.grouped(v, q)
+    if _runs_refuses(call) is None:
+        runs, masks = _runs_prepare(call, q.device, native=False)
+    else:
+        q_index, k_index, back, mask = _padded_prepare(call, q.device)
+        runs, masks = [(mask.shape[0], *mask.shape[2:])], [mask]
+        grad = grad.new_zeros(len(q_index), *grad.shape[1:]).index_copy(0, back, grad)
+        q, k, v = q.index_select(0, q_index), k.index_select(0, k_index), v.index_select(0, k_index)
+    out, weights, _ = explicit.forward(q, k, v, runs, masks, scale)
+    to_q, to_k, to_v = explicit.backward(grad, q, k, v, out, weights, None, runs, scale)
+    if k_index is not None:
+        to_q = to_q.index_select(0, back)
+        to_k, to_v = (x.new_zeros(tokens, *x.shape[1:]).index_add(0, k_index, x) for x in (to_k, to_v))
+    return to_q, *(x.view(tokens, k_heads, -1, x.shape[2]).sum(2) for x in (to_k, to_v))  # type: ignore[return-value]
 
 
 KERNELS: tuple[Kernel, ...] = (

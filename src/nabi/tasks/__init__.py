@@ -139,10 +139,6 @@ class Task(nn.Module):
         """What balanced sampling evens out: the row's class, or None if the task has no classes."""
         return None
 
-    def filler_targets(self, row: Row) -> dict[str, Any]:
-        """Targets of a row that only fills up a process's share: the row's own, with nothing to count."""
-        return {**row.targets, "weight": 0.0}
-
     # ---- a batch -------------------------------------------------------------------------------------------------------------------------------
 
     def counts(self, targets: Mapping[str, Tensor]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ _HF_PROBLEM = {"single": "single_label_classification", "multi": "multi_label_cl
 
 
 @dataclass(frozen=True)
-class Options:
+class ClassificationOptions:
     """What a call may set.
 
     Attributes:
@@ -50,7 +51,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ClassificationSettings:
     """What belongs to the model.
 
     Attributes:
@@ -78,10 +79,10 @@ class TextClassification(Task):
     columns = ("text", "label")
     optional_columns = ("text_pair",)
     heads = ("row",)
-    Options, Settings = Options, Settings
+    Options, Settings = ClassificationOptions, ClassificationSettings
     main_metric = "macro_f1"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ClassificationSettings) -> None:
         super().__init__(settings)
         self.problem, self.labels = settings.problem, settings.labels
         if len(set(self.labels)) != len(self.labels):
@@ -106,11 +107,11 @@ class TextClassification(Task):
     # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> Settings:
+    def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> ClassificationSettings:
         values = [example["label"] for example in examples]
         problem = given.get("problem") or _problem(values, where)
         if problem == "regression":
-            return Settings(**{**given, "problem": problem, "labels": tuple(given.get("labels") or ("score",))})
+            return ClassificationSettings(**{**given, "problem": problem, "labels": tuple(given.get("labels") or ("score",))})
         flat = [name for i, value in enumerate(values) for name in _names(value, problem, f"{where}, row {i + 1}")]
         counts = Counter(flat)
         labels = tuple(given.get("labels") or sorted(counts, key=_order))
@@ -119,17 +120,17 @@ class TextClassification(Task):
         weights = given.get("class_weights")
         if weights == "balanced":
             weights = {label: len(values) / (len(labels) * counts[label]) for label in labels if counts[label]}
-        return Settings(**{**given, "problem": problem, "labels": labels, "class_weights": weights})
+        return ClassificationSettings(**{**given, "problem": problem, "labels": labels, "class_weights": weights})
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int]) -> Settings:
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int]) -> ClassificationSettings:
         count = outputs["row"]
         names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
         if not isinstance(names, Mapping) or {str(k) for k in names} != {str(i) for i in range(count)}:
             raise CheckpointError("id2label does not fit the classifier", value=names, expected=f"names for 0 to {count - 1}")
         problem = {v: k for k, v in _HF_PROBLEM.items()}.get(config.get("problem_type") or "", "single")
         by_number = {int(k): str(v) for k, v in names.items()}
-        return Settings(labels=tuple(by_number[i] for i in range(count)), problem=problem)  # type: ignore[arg-type]
+        return ClassificationSettings(labels=tuple(by_number[i] for i in range(count)), problem=problem)  # type: ignore[arg-type]
 
     def to_hf(self) -> dict[str, Any]:
         names = dict(enumerate(self.labels))
@@ -140,7 +141,7 @@ class TextClassification(Task):
 
     # ---- one example -------------------------------------------------------------------------------------------------------------------------
 
-    def encode(self, example: Example, inputs: Inputs, options: Options, use: Use = "predict", where: str = "") -> list[Row]:
+    def encode(self, example: Example, inputs: Inputs, options: ClassificationOptions, use: Use = "predict", where: str = "") -> list[Row]:
         text, pair = example.get("text"), example.get("text_pair")
         if not isinstance(text, str) or not isinstance(pair, str | None):
             problem = text if not isinstance(text, str) else pair
@@ -199,7 +200,7 @@ class TextClassification(Task):
             each = (logits[:, 0] - label) ** 2
         return {"label": (each * batch.targets["weight"]).sum()}
 
-    def read(self, run: Run, batches: Iterable[Batch], options: Options) -> Iterator[tuple[int, list[float]]]:
+    def read(self, run: Run, batches: Iterable[Batch], options: ClassificationOptions) -> Iterator[tuple[int, list[float]]]:
         for batch in batches:
             part = batch.parts["text"]
             for row, example, logits in zip(part.ids, part.example.tolist(), self.row.read(run, batch).tolist(), strict=True):  # type: ignore[operator,union-attr]
@@ -208,7 +209,7 @@ class TextClassification(Task):
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
-    def answer(self, readings: Sequence[list[float]], rows: Sequence[Row], example: Example, options: Options) -> dict[str, Any]:
+    def answer(self, readings: Sequence[list[float]], rows: Sequence[Row], example: Example, options: ClassificationOptions) -> dict[str, Any]:
         """``{"label", "score", "scores", "windows", "truncated"}``; the label of a multi-label model is a list, of a regression the number."""
         weights = [row.notes["content"] for row in rows]
         total = sum(weights)
@@ -222,7 +223,7 @@ class TextClassification(Task):
             label = scores[best]
         return {"label": label, "score": scores[best], "scores": scores, "windows": len(rows), "truncated": any(r.notes["truncated"] for r in rows)}
 
-    def _applied(self, logits: list[float], options: Options) -> list[float]:
+    def _applied(self, logits: list[float], options: ClassificationOptions) -> list[float]:
         # the incumbent's rule: one label is a sigmoid, more are a softmax, a regression is left as it is
         usual = {"multi": "sigmoid", "regression": "none", "single": "softmax" if len(logits) > 1 else "sigmoid"}
         function = options.function_to_apply or usual[self.problem]
@@ -253,7 +254,7 @@ class TextClassification(Task):
         label = ", ".join(answer["label"]) if self.problem == "multi" else answer["label"]
         return f"{label}\t{answer['score']:.4f}" if self.problem != "regression" else f"{label:.4f}"
 
-    def present(self, answer: Any, options: Options, alone: bool) -> Any:
+    def present(self, answer: Any, options: ClassificationOptions, alone: bool) -> Any:
         """v4's shapes: a dict, or a list of one for a str; a sorted list with ``top_k``; ``return_all_scores`` keeps the labels' own order."""
         scored = [{"label": name, "score": score} for name, score in answer["scores"].items()]
         if options.top_k == "best":
@@ -278,16 +279,21 @@ class _Regression(CorrelationScore):
 
 
 def _problem(values: Sequence[Any], where: str) -> Problem:
-    """Which problem the labels are: lists are multi-label, numbers with a fraction a regression, all else single-label."""
-    kinds = {"list" if isinstance(v, list | tuple) else "number" if isinstance(v, int | float) and not isinstance(v, bool) else type(v).__name__ for v in values}
-    if len(kinds) > 1:
-        first = {kind: next(i for i, v in enumerate(values) if kind in (type(v).__name__, "number") or isinstance(v, list)) + 1 for kind in sorted(kinds)}
+    """Which problem the labels are: lists are multi-label, numbers with a fraction (a CSV's are strings) a regression, all else single-label."""
+    first: dict[str, int] = {}
+    for i, value in enumerate(values):
+        if value is not None:  # a missing label is told with its row
+            kind = "list" if isinstance(value, list | tuple) else "number" if isinstance(value, Real) and not isinstance(value, bool) else type(value).__name__
+            first.setdefault(kind, i + 1)
+    if len(first) > 1:
         raise DataError(f"{where}: labels of mixed types", value=first, expected="one type in all rows", fix="make them all text, all numbers or all lists")
-    if kinds == {"list"}:
+    if "list" in first:
         return "multi"
-    if kinds == {"number"} and any(isinstance(v, float) and v != int(v) for v in values):
-        return "regression"
-    return "single"
+    try:
+        numbers = [float(value) for value in values if value is not None]
+    except ValueError:
+        return "single"
+    return "regression" if any(not n.is_integer() for n in numbers) and all(map(math.isfinite, numbers)) else "single"
 
 
 def _names(value: Any, problem: Problem, where: str) -> list[str]:
@@ -296,9 +302,9 @@ def _names(value: Any, problem: Problem, where: str) -> list[str]:
         raise DataError(f"{where}: the label is not a list", value=value, expected="a list of label names")
     names = []
     for item in items:
-        if isinstance(item, float) and item == int(item):
+        if isinstance(item, float) and item.is_integer():
             item = int(item)
-        if not isinstance(item, str | int) or (isinstance(item, str) and not item.strip()):
+        if not isinstance(item, str | Integral) or (isinstance(item, str) and not item.strip()):
             raise DataError(f"{where}: the label is missing or no label", value=repr(item), expected="a name or a whole number")
         names.append(str(item))
     return names

@@ -94,8 +94,9 @@ class Feed:
         chosen = [self._corrupted(row, epoch, e) for e in self.examples(n) for row in self._windows(e, epoch)]
         groups = self._cut(chosen)
         while len(groups) % world:  # an empty micro-batch would leave the other processes waiting
-            groups.append([len(chosen)])
-            chosen.append(self._filler(chosen[0]))
+            first = [replace(row, example=FILLER) for row in chosen if row.example == chosen[0].example]
+            groups.append(list(range(len(chosen), len(chosen) + len(first))))
+            chosen += first
         return [batch_of(chosen, ids, self.task.targets) for ids in groups[rank::world]]
 
     def _windows(self, example: int, epoch: int) -> Sequence[Row]:
@@ -125,7 +126,3 @@ class Feed:
             groups[-1] += units[key]
             filled += sizes[key]
         return groups
-
-    def _filler(self, row: Row) -> Row:
-        """A copy of a real row that counts nothing: the task gives it weight 0 by its example number."""
-        return replace(row, example=FILLER, targets=self.task.filler_targets(row))

@@ -128,7 +128,7 @@ def total_counts(model: Model, batches: list[Batch]) -> dict[str, float]:
     counts: dict[str, float] = {}
     for batch in batches:
         for name, count in model.task.counts(batch.targets).items():
-            counts[name] = counts.get(name, 0.0) + count
+            counts[name] = counts.get(name, 0.0) + (count if batch.real else 0.0)
     return {name: count or 1.0 for name, count in counts.items()}
 
 
@@ -142,6 +142,8 @@ def backward(model: Model, batch: Batch, counts: Mapping[str, float], plan: Plan
         torch.manual_seed(seed >> 1)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             losses: dict[str, Tensor] = model(batch)
+    if not batch.real:  # fillers keep this process in step with the others and count nothing
+        losses = {name: 0.0 * total for name, total in losses.items()}
     weighted = [plan.loss_weights.get(name, 1.0) * total / counts[name] for name, total in losses.items()]
     torch.stack([w.float() for w in weighted]).sum().backward()  # type: ignore[no-untyped-call]
     return {name: total.detach().double() for name, total in losses.items()}

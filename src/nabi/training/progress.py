@@ -33,7 +33,7 @@ class Progress:
         """One update was done."""
         self._recent.append(step)
         now = time.monotonic()
-        if self.style == "quiet" or now - self._said < (0.1 if self.moving else self.every) and step.number != step.total:
+        if self.style == "quiet" or (now - self._said < (0.1 if self.moving else self.every) and step.number != step.total):
             return
         self._said = now
         seconds = sum(s.seconds for s in self._recent)

@@ -10,10 +10,8 @@ Until the run is over, loading ``DIR`` is refused with a sentence that names ``D
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,12 +31,11 @@ class RunFolder:
     """The folder of one run.
 
     Args:
-        path: it is made if it does not exist.
+        path: nothing is written to it before :meth:`make`.
         resume: go on with the run that is there.
 
     Raises:
-        OptionError: the folder holds a run or a model already and ``resume`` is False, or it is a file.
-        StorageError: it can't be made.
+        OptionError: the folder is a file, or not empty and ``resume`` is False, or it holds other things than a run and ``resume`` is True.
     """
 
     def __init__(self, path: str | Path, *, resume: bool) -> None:
@@ -49,10 +46,20 @@ class RunFolder:
             recover(self.path / name)
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
             raise OptionError("the output folder is not empty", value=str(path), fix="choose another, or give --resume to go on with the run that is there")
+        held = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
+        if resume and held and not held & {"last", "best"}:
+            raise OptionError("there is no run to go on with", value=str(path), expected="a folder with last/ in it", fix="choose the folder of the run")
+
+    def make(self) -> None:
+        """Make the folder, once nothing is left that the input could be refused for.
+
+        Raises:
+            StorageError: it can't be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise StorageError(f"the output folder {path} can't be made: {problem}") from problem
+            raise StorageError(f"the output folder {self.path} can't be made: {problem}") from problem
 
     @property
     def last(self) -> Path:
@@ -64,11 +71,11 @@ class RunFolder:
         """Whether the best model lies in the folder itself."""
         return (self.path / "config.json").is_file()
 
-    def save_last(self, model: Model, state: State, plan: Plan, data: str) -> None:
+    def save_last(self, model: Model, state: State, plan: Plan, given: Mapping[str, Any]) -> None:
         """Replace ``last``: the model, the optimizer, the step and the caller's own facts.
 
         Args:
-            data: hash of the training data, checked on resuming.
+            given: what else the run was begun with, plain data; checked on resuming.
 
         Raises:
             StorageError: it could not be written; the old one is still there.
@@ -77,23 +84,21 @@ class RunFolder:
             write_folder(model, folder)
             try:
                 save_file(state.optimizer, folder / _TENSORS)
-                facts = {"step": state.step, "plan": to_dict(plan), "data": data, "extra": state.extra}
+                facts = {"step": state.step, "given": {**_flat("plan", to_dict(plan)), **given}, "extra": state.extra}
                 (folder / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
             except (OSError, SafetensorError) as problem:
                 raise StorageError(f"the state of training could not be written to {folder}: {problem}") from problem
 
-    def load_last(self, plan: Plan, data: str) -> State:
+    def load_last(self, plan: Plan, given: Mapping[str, Any]) -> State:
         """The state to go on from.
 
         Raises:
             CheckpointError: there is none or it is broken.
-            OptionError: it belongs to another plan or to other data; each difference is named.
+            OptionError: it was begun with another plan or other things given; each difference is named.
         """
         facts = read_file(self.last / _FACTS, CheckpointError)
-        saved, mine = facts.get("plan", {}), to_dict(plan)
-        differing = [f"plan.{k} was {saved.get(k)!r} and is {mine.get(k)!r}" for k in sorted(saved.keys() | mine.keys()) if saved.get(k) != mine.get(k)]
-        if facts.get("data") != data:
-            differing.append("the training data or its columns are others")
+        saved, mine = facts.get("given", {}), json.loads(json.dumps({**_flat("plan", to_dict(plan)), **given}))
+        differing = [f"{k} was {saved.get(k)!r} and is {mine.get(k)!r}" for k in sorted(saved.keys() | mine.keys()) if saved.get(k) != mine.get(k)]
         if differing:
             raise OptionError("this run was begun with other settings", value="; ".join(differing), fix="give the same ones, or begin a new run in another folder")
         try:
@@ -122,8 +127,7 @@ class RunFolder:
             return
         try:
             for file in sorted(best.iterdir(), key=lambda f: f.name == "config.json"):
-                os.replace(file, self.path / file.name)
+                file.replace(self.path / file.name)
             shutil.rmtree(best)
         except OSError as problem:
             raise StorageError(f"the best model could not be moved from {best} to {self.path}: {problem}") from problem
-

@@ -155,7 +155,7 @@ def _indexed(folder: Path, index: Path) -> dict[str, Path]:
         names = set(_open(path).keys())
         problems += [f"{shortened(n)} is in {where[n].name} and in {shard}" for n in sorted(names & where.keys())]
         problems += [f"{shortened(n)} is not in {shard}" for n, s in weight_map.items() if s == shard and n not in names]
-        where |= {name: path for name in names}
+        where |= dict.fromkeys(names, path)
     if problems:
         raise CheckpointError(
             f"the index and its shards disagree: {_listed(problems)}", value=str(index), fix="fetch or write the folder again"
