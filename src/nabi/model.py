@@ -79,7 +79,7 @@ class Model(nn.Module):
             OptionError: this is a prepared copy, whose packed layers can't learn.
         """
         if mode and self._source:
-            raise OptionError("a prepared copy can't be trained: its linear layers are packed", fix="train the model itself (model.original), then prepare it")
+            raise OptionError("a prepared copy can't be trained: its linear layers are packed", fix="train model.original, then prepare that")
         return super().train(mode)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

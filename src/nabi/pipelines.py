@@ -13,11 +13,14 @@ from types import ModuleType
 from typing import Any
 
 from nabi import checkpoint, tasks
-from nabi.errors import OptionError, nearest
+from nabi.data import read_table
+from nabi.errors import InputError, OptionError, nearest
 from nabi.model import Model
 
 # v4's arguments that steer what nabi decides by itself: taken, and said once to have no effect
-_NO_EFFECT = frozenset({"framework", "use_fast", "batch_size", "num_workers", "binary_output", "padding", "truncation", "device_map", "model_kwargs"})
+_NO_EFFECT = frozenset(
+    "framework use_fast batch_size num_workers binary_output padding truncation device_map model_kwargs token use_auth_token".split()
+)
 _DTYPES = {"float32": "fp32", "fp32": "fp32", "torch.float32": "fp32", "bfloat16": "bf16", "bf16": "bf16", "torch.bfloat16": "bf16", "auto": None}
 
 
@@ -33,7 +36,7 @@ class Pipeline:
     """
 
     def __init__(self, model: Model, defaults: Mapping[str, Any]) -> None:
-        self.model, self._defaults = model, dict(defaults)
+        self.model, self._defaults = model, _known(model, defaults)
         self.task = model.task.name.replace("_", "-")
         model.options(self._defaults)
 
@@ -55,17 +58,21 @@ class Pipeline:
         """Answers in v4's shapes: one for one input, a list for a list, an iterator for an iterator (in constant memory).
 
         Args:
-            inputs: a str, a mapping with the task's columns, a list of these, or any iterable of them.
+            inputs: a str, a mapping with the task's columns, a list of these, a DataFrame, or any iterable of them.
             options: of the task, over the pipeline's own.
 
         Raises:
             OptionError: an unknown option.
             InputError: an input can't be read; it is named by its number.
         """
-        opts = self.model.options({**self._defaults, **options})
+        opts = self.model.options({**self._defaults, **_known(self.model, options)})
         if isinstance(inputs, str | Mapping):
             (answer,) = self.model.answers([inputs], opts)
             return self.model.task.present(answer, opts, isinstance(inputs, str))
+        if hasattr(inputs, "itertuples"):  # a DataFrame, which would give its column names
+            inputs = read_table(inputs)
+        if not isinstance(inputs, Iterable):
+            raise InputError("this is no input", value=repr(inputs), expected="a str, a mapping, or an iterable of these")
         results = (self.model.task.present(answer, opts, False) for answer in self.model.answers(inputs, opts))
         return results if isinstance(inputs, Iterator) else list(results)
 
@@ -119,14 +126,18 @@ def pipeline(
         wanted = precision or _precision(dtype if dtype is not None else torch_dtype)
         where = _device(device)
         loaded = checkpoint.load(model, task, plugins=plugins, device=where, precision=wanted or ("fp32" if where == "cpu" else None))
-    known = {f.name for f in fields(loaded.task.Options)}
-    unused = sorted(options.keys() & _NO_EFFECT - known)
+    return Pipeline(loaded, options)
+
+
+def _known(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that are options of the model's task; v4's others are told, anything else is refused."""
+    known = {f.name for f in fields(model.task.Options)}
+    unused = sorted(options.keys() & (_NO_EFFECT - known))
     if unused:
-        warnings.warn(f"{', '.join(unused)}: accepted without effect; nabi packs rows by length and never pads", stacklevel=2)
-    kept = {name: value for name, value in options.items() if name not in unused}
-    for name in kept.keys() - known:
+        warnings.warn(f"{', '.join(unused)}: accepted without effect; nabi packs rows by length and never pads", stacklevel=3)
+    for name in sorted(options.keys() - known - _NO_EFFECT):
         raise OptionError("unknown argument of the pipeline", value=name, expected=f"one of {', '.join(sorted(known))}", fix=nearest(name, known))
-    return Pipeline(loaded, kept)
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _precision(dtype: Any) -> str | None:

@@ -43,7 +43,7 @@ def add(plugins: Iterable[str | Path | ModuleType]) -> None:
     """Take in plugin files or modules; the same one twice is fine.
 
     Raises:
-        PluginError: no such file, it fails to import, it defines neither a family nor a task, its name is taken, or its task has another name.
+        PluginError: no such file, it fails to import, it defines neither a family nor a task, its name is taken, its task has another name.
     """
     for plugin in plugins:
         module = plugin if isinstance(plugin, ModuleType) else _imported(Path(plugin))
@@ -60,10 +60,23 @@ def add(plugins: Iterable[str | Path | ModuleType]) -> None:
             _added[kind].setdefault(name, module)
 
 
+def table() -> str:
+    """All families and tasks as two Markdown tables, the ones in docs/plugins.md."""
+    families: dict[str, Any] = {name: find("families", name) for name in names("families")}
+    tasks: dict[str, Any] = {name: find("tasks", name) for name in names("tasks")}
+    lines = ["| family | source | sizes | heads |", "| --- | --- | --- | --- |"]
+    lines += [f"| {name} | {f.paper} | {', '.join(f.sizes)} | {', '.join(f.body.heads)} |" for name, f in families.items()]
+    lines += ["", "| task | other names | columns | heads | families |", "| --- | --- | --- | --- | --- |"]
+    for name, task in tasks.items():
+        fitting = ", ".join(n for n, f in families.items() if set(task.heads) <= set(f.body.heads))
+        lines.append(f"| {name} | {', '.join(task.aliases)} | {', '.join(task.columns)} | {', '.join(task.heads)} | {fitting} |")
+    return "\n".join(lines)
+
+
 def _check(kind: str, name: str, thing: Any) -> None:
     wanted = getattr(importlib.import_module(f"nabi.{kind}"), _CLASS[kind])
     if not (isinstance(thing, wanted) if kind == "families" else isinstance(thing, type) and issubclass(thing, wanted)):
-        raise PluginError(f"the plugin's {_ATTRIBUTE[kind]} is no {_CLASS[kind]}", value=repr(thing), fix="see docs/plugins.md")
+        raise PluginError(f"the plugin's {_ATTRIBUTE[kind]} is no {_CLASS[kind]}", value=thing, fix="see docs/plugins.md")
     if kind == "families":
         if "tiny" not in thing.sizes:
             raise PluginError("the family has no size 'tiny', which every test starts from", value=name, expected="sizes={'tiny': ...}")

@@ -265,16 +265,16 @@ def test_a_window_that_has_left_the_start_needs_keys_that_say_where_they_begin()
 
 
 def test_random_blocks_of_a_causal_row_do_not_know_its_length():
-    pattern, free = Pattern(causal=True, random_blocks=2, block=2, seed=3), Pattern(random_blocks=2, block=2, seed=3)
-    q = torch.arange(12)[:, None]
+    pattern, free = Pattern(causal=True, random_blocks=2, seed=3), Pattern(random_blocks=2, seed=3)
+    at = torch.arange(0, 384)
 
     def sees(p, length):
-        return p.visible(q, torch.arange(12)[None], length=length)[:, :12]
+        return p.visible(at[:, None], at[None], length=length)
 
-    assert torch.equal(sees(pattern, 12), sees(pattern, 40)) and not torch.equal(sees(free, 12), sees(free, 40))
-    blocks = sees(free, 12).view(12, 6, 2)
-    assert (blocks.any(-1).sum(-1) == 2).all() and torch.equal(blocks.all(-1), blocks.any(-1))
-    assert not torch.equal(sees(free, 12), sees(replace(free, seed=4), 12))
+    assert torch.equal(sees(pattern, 384), sees(pattern, 900)) and not torch.equal(sees(free, 384), sees(free, 900))
+    blocks = sees(free, 384).view(6, 64, 6, 64).transpose(1, 2).flatten(2)
+    assert torch.equal(blocks.all(-1), blocks.any(-1)) and (blocks.any(-1).sum(-1) == 2).all()  # two whole blocks of 64 for each block of queries
+    assert not torch.equal(sees(free, 384), sees(replace(free, seed=4), 384))
 
 
 # ---- keys of another kind -----------------------------------------------------------------------------------------------------------------------
@@ -501,5 +501,5 @@ def test_the_reference_itself_on_a_case_by_hand():
     q, k, v = (torch.tensor(x, dtype=torch.float64).view(2, 1, 1) for x in ([1.0, 2.0], [0.0, 1.0], [3.0, 5.0]))
     e = math.e
     by_hand = [(3 + 5 * e) / (1 + e), (3 + 5 * e**2) / (1 + e**2)]
-    assert gap(reference(q, k, v, at, at, Pattern()).flatten(), torch.tensor(by_hand)) < 1e-7
+    assert gap(reference(q, k, v, at, at, Pattern()).flatten(), torch.tensor(by_hand, dtype=torch.float64)) < 1e-15
     assert reference(q, k, v, at, at, Pattern(causal=True))[0].item() == 3.0

@@ -127,7 +127,8 @@ def config_from(family: Family, data: Mapping[str, Any], where: str) -> Any:
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             problems.append(f"'{name}' is {value}, expected at least 1")
     if problems:
-        raise CheckpointError(f"{where} can't be used", value="; ".join(problems), fix="this checkpoint needs another family, or its config was edited")
+        fix = "this checkpoint needs another family, or its config was edited"
+        raise CheckpointError(f"{where} can't be used: " + "; ".join(problems), fix=fix)
     strange = sorted(set(data) - set(theirs) - set(fixed) - _HARMLESS)
     if strange:
         warnings.warn(f"{where}: keys that nabi does not know are kept but have no effect: {', '.join(strange)}", stacklevel=2)

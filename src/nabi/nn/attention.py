@@ -212,9 +212,7 @@ class Attention(nn.Module):
         self.num_heads, self.pattern, self.scale = num_heads, pattern or Pattern(), scale
         self.dropout, self.attention_dropout = dropout, attention_dropout
 
-    def forward(
-        self, x: Tensor, layout: Layout, *, add: Tensor, keep: Tensor | None = None, cache: Any = None, bias: PositionBias | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, *, add: Tensor, keep: Tensor | None = None, cache: Any = None, bias: PositionBias | None = None) -> Tensor:
         """Tokens look at their rows.
 
         Args:

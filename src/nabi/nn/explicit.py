@@ -82,7 +82,8 @@ class _Dropped(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *backward(grad, *ctx.saved_tensors, ctx.runs, ctx.scale), None, None, None, None
+        q, k, v, out, weights, keep = ctx.saved_tensors
+        return *backward(grad, q, k, v, out, weights, keep, ctx.runs, ctx.scale), None, None, None, None
 
 
 def dropped(q: Tensor, k: Tensor, v: Tensor, runs: Runs, masks: Masks, scale: float, p: float) -> Tensor:

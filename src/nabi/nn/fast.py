@@ -27,6 +27,15 @@ def has_onednn() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and not has_amx()  # type: ignore[no-untyped-call]
 
 
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether training takes oneDNN too: where torch's default (MKL) takes a slow path, as it does on CPUs other than Intel's.
+
+    Twice as fast on an AMD Zen 5; on an Intel Xeon without AMX a step of MiniLM was 12 % slower.
+    """
+    return has_onednn() and "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
+
+
 class _OneDnnLinear(torch.autograd.Function):
     """``F.linear`` whose three products run in oneDNN; true float32 where the CPU has no AMX."""
 
@@ -67,7 +76,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bias: (C,) or None.
     """
     plain = torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
-    if plain or torch.is_autocast_enabled("cpu") or not has_onednn() or type(weight) not in (Tensor, torch.nn.Parameter):
+    if plain or torch.is_autocast_enabled("cpu") or not prefers_onednn() or type(weight) not in (Tensor, torch.nn.Parameter):
         return F.linear(x, weight, bias)
     return _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
 

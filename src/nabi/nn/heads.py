@@ -35,11 +35,11 @@ class HeadSpec:
 
     def kept(self, layout: Layout) -> Tensor | None:
         """(N,) indexes of the tokens that are read, or None if all are."""
-        if self.pool == "first":
-            return layout.first(torch.arange(sum(layout.lengths), device=_device(layout)))
-        if self.pool == "last":
-            return layout.last(torch.arange(sum(layout.lengths), device=_device(layout)))
-        return None
+        if self.pool not in ("first", "last"):
+            return None
+        assert layout.rows is not None
+        tokens = torch.arange(layout.rows.shape[0], device=layout.rows.device)  # not the sum of the lengths, which no compiled region may read
+        return layout.first(tokens) if self.pool == "first" else layout.last(tokens)
 
 
 class Head(nn.Module):
@@ -84,8 +84,3 @@ class Head(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Weights from N(0, std), biases 0."""
         normal_(self, self.std, generator)
-
-
-def _device(layout: Layout) -> torch.device:
-    assert layout.cu_seqlens is not None
-    return layout.cu_seqlens.device

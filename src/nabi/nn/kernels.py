@@ -137,9 +137,7 @@ class Kernel:
 # ---- dense: the reference, row by row ------------------------------------------------------------------------------------------------------
 
 
-def dense(
-    q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float | None, bias: PositionBias | None = None, keep: list[Tensor] | None = None
-) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float | None, bias: PositionBias | None = None, keep: list[Tensor] | None = None) -> Tensor:
     """Attention by its definition, one row at a time; a query that sees no key gives zeros.
 
     Args:
@@ -207,7 +205,7 @@ def _runs_refuses(call: Call) -> str | None:
 
 
 def _runs_cost(call: Call) -> float:
-    return sum(15 + n * (2 * lk + lq * lk * 1e-2) for n, lq, lk in _runs(call))
+    return sum(15 + n * (1.5 * lq + 0.5 * lk + lq * lk * 1e-2) for n, lq, lk in _runs(call))
 
 
 def _runs_prepare(call: Call, device: torch.device, native: bool = True) -> Any:
@@ -258,7 +256,7 @@ def _padded_refuses(call: Call) -> str | None:
 
 
 def _padded_cost(call: Call) -> float:
-    return 100 + len(call.at) * (3 * call.of.longest + call.at.longest * call.of.longest * 3e-2)
+    return 50 + len(call.at) * (2.4 * call.at.longest + 0.6 * call.of.longest + call.at.longest * call.of.longest * 3e-2)
 
 
 def _padded_prepare(call: Call, device: torch.device) -> Any:
@@ -293,7 +291,7 @@ def _padded_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scal
 
 
 def _dense_cost(call: Call) -> float:
-    return sum(80 + 2 * lk + lq * lk * 4e-2 for lq, lk in zip(call.at.lengths, call.of.lengths, strict=True))
+    return sum(80 + 1.5 * lq + 0.4 * lk + lq * lk * 4e-2 for lq, lk in zip(call.at.lengths, call.of.lengths, strict=True))
 
 
 def _dense_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:

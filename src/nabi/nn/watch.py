@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from nabi.errors import unknown
+from nabi.errors import OptionError, unknown
 
 
 @dataclass
@@ -50,15 +50,21 @@ class Watch:
             head: its number.
 
         Raises:
-            OptionError: no such module.
+            OptionError: no such module or head.
         """
-        if layer not in self.paths.values():
+        found = [module for module, path in self.paths.items() if path == layer]
+        if not found:
             raise unknown("attention", layer, self.paths.values())
+        heads = getattr(found[0], "num_heads", head + 1)
+        if not 0 <= head < heads:
+            raise OptionError(f"'{layer}' has no such head", value=head, expected=f"0 to {heads - 1}")
         self._muted.add((layer, head))
 
     def record(self, q: Tensor, k: Tensor, v: Tensor, weights: list[Tensor], out: Tensor) -> Tensor:
         """Keep one attention's inside; returns ``out`` (Tq, H, D) with the muted heads at zero."""
-        path = self._current[-1] if self._current else ""
+        if not self._current:  # another body, run inside the block
+            return out
+        path = self._current[-1]
         self._seen.setdefault(path, []).append(Attended(q.detach(), k.detach(), v.detach(), [w.detach() for w in weights]))
         heads = [head for layer, head in self._muted if layer == path]
         if heads:
@@ -76,9 +82,18 @@ def watch(body: nn.Module) -> Iterator[Watch]:
     paths = {module: path for path, module in body.named_modules() if hasattr(module, "pattern")}
     seen = Watch(paths)
     handles = []
+
+    # hooks are the module's, so other threads and inner watches run into them as well; only the watch of this context may note anything
+    def enter(module: nn.Module, _: object) -> None:
+        if WATCHING.get() is seen:
+            seen._current.append(paths[module])
+
+    def leave(module: nn.Module, _: object, __: object) -> None:
+        if WATCHING.get() is seen and seen._current[-1:] == [paths[module]]:
+            seen._current.pop()
+
     for module in paths:
-        handles.append(module.register_forward_pre_hook(lambda m, _: seen._current.append(paths[m])))
-        handles.append(module.register_forward_hook(lambda m, _, out: (seen._current.pop(), out)[1]))
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
     token = WATCHING.set(seen)
     try:
         yield seen

@@ -31,6 +31,7 @@ class Optimizer:
     def __init__(self, model: Model, plan: Plan) -> None:
         self.model, self.plan = model, plan
         self.names = {id(p): name for name, p in model.named_parameters()}
+        self.learning = {id(p) for p in model.parameters() if p.requires_grad}  # what the caller froze stays frozen
         groups = model.groups()
         top = len(groups) - 1
         shared = _shared(model)
@@ -55,7 +56,8 @@ class Optimizer:
         groups, step = self.model.groups(), self.plan.unfreeze
         frozen = 0 if step == 0 else max(0, len(groups) - step * (epoch + 1))
         for i, module in enumerate(groups):
-            module.requires_grad_(i >= frozen)
+            for parameter in module.parameters():
+                parameter.requires_grad_(i >= frozen and id(parameter) in self.learning)
         for parameter in self.model.parameters():
             parameter.grad = None
         for table in self.tables:

@@ -68,10 +68,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         positive = ("epochs", "batch", "tokens", "learning_rate", "evaluate_every", "windows", "eps")
-        problems = [f"{name} is {getattr(self, name)}, must be above 0" for name in positive if not getattr(self, name) > 0]
+        problems = [f"{name} is {getattr(self, name)}, must be above 0" for name in positive if not 0 < getattr(self, name) < math.inf]
         problems += [f"{n} is {getattr(self, n)}, must be 0 or more" for n in ("weight_decay", "warmup", "clip", "unfreeze", "seed") if getattr(self, n) < 0]
-        if self.steps is not None and self.steps < 1:
-            problems.append(f"steps is {self.steps}, must be at least 1")
+        problems += [f"{n} is {value}, must be at least 1" for n in ("steps", "patience") if (value := getattr(self, n)) is not None and value < 1]
+        shares = ("beta1", "beta2", "hidden_dropout", "attention_dropout", "head_dropout")
+        problems += [f"{n} is {value}, must be in [0, 1)" for n in shares if (value := getattr(self, n)) is not None and not 0 <= value < 1]
+        if self.head_rate is not None and not 0 < self.head_rate < math.inf:
+            problems.append(f"head_rate is {self.head_rate}, must be above 0")
         if not 0 < self.layer_decay <= 1:
             problems.append(f"layer_decay is {self.layer_decay}, must be in (0, 1]")
         if problems:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -117,17 +118,27 @@ class RunFolder:
             write_folder(model, folder)
 
     def publish(self) -> None:
-        """Move the best model into the folder itself; config.json goes last, so that a half-moved model is never taken for a whole one.
+        """Put the best model into the folder itself; config.json goes last, so that half a model is never taken for a whole one.
 
         Raises:
-            StorageError: a file could not be moved; running it again goes on.
+            StorageError: a file could not be put there; running it again goes on.
         """
         best = self.path / "best"
         if not best.is_dir():
             return
         try:
             for file in sorted(best.iterdir(), key=lambda f: f.name == "config.json"):
-                file.replace(self.path / file.name)
+                draft = self.path / f".{file.name}.new"  # best stays whole until all is there, since a resumed run reads it
+                draft.unlink(missing_ok=True)
+                try:
+                    draft.hardlink_to(file)
+                except OSError:  # some file systems have no links
+                    shutil.copyfile(file, draft)
+                draft.replace(self.path / file.name)
             shutil.rmtree(best)
         except OSError as problem:
-            raise StorageError(f"the best model could not be moved from {best} to {self.path}: {problem}") from problem
+            raise StorageError(f"the best model could not be put from {best} into {self.path}: {problem}") from problem
+
+
+def _flat(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}.{key}": value for key, value in values.items()}

@@ -1,0 +1,115 @@
+"""What the conformance tests start from: every family's tiny body, every task that fits it, and inputs for both.
+
+Nothing here names a family or a task. A family whose streams are new adds a line to ``STREAMS``, a task whose columns are new one to ``COLUMNS``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nabi import checkpoint, families, tasks
+from nabi.batch import Batch, Row, batch_of
+from nabi.model import Model
+from nabi.nn.body import Body
+from nabi.nn.linear import LayerNorm
+from nabi.tasks import Task
+
+FAMILIES = families.names()
+CELLS = [(family, task) for family in FAMILIES for task in tasks.names() if set(tasks.find(task).heads) <= set(families.find(family).body.heads)]
+COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "1"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
+LENGTHS = (5, 1, 12, 3, 7, 12, 20)
+STD = 0.25  # of all weights, so that no value is near to what another formula gives
+
+STREAMS: Mapping[str, Callable[[Any, int, torch.Generator], list[Any]]] = {
+    "tokens": lambda config, n, g: torch.randint(config.vocab_size, (n,), generator=g).tolist(),
+    "segments": lambda config, n, g: torch.randint(config.num_segments, (n,), generator=g).tolist(),
+}
+# eight examples of each column, by the names of the data formats (design, section 8)
+COLUMNS: Mapping[str, Sequence[Any]] = {
+    "text": ["good", "bad", "a good film", "a bad film", "it was good and long", "it was bad and long", "so good", "so bad"],
+    "label": ["yes", "no"] * 4,
+}
+
+
+def config_of(family: str) -> Any:
+    """The tiny configuration."""
+    return families.find(family).sizes["tiny"]
+
+
+def body_of(family: str, seed: int = 0) -> Body:
+    """A tiny body, every weight from N(0, STD), a norm's around 1."""
+    made = families.build(families.find(family), config_of(family))
+    return randomised(made, seed).eval()
+
+
+def randomised(module: Any, seed: int = 0) -> Any:
+    """Fill every parameter from N(0, STD), a norm's weight around 1."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = {id(m.weight) for m in module.modules() if isinstance(m, LayerNorm | torch.nn.LayerNorm)}
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * STD + (id(parameter) in norms))
+    return module
+
+
+def rows_of(family: str, lengths: Sequence[int] = LENGTHS, seed: int = 1) -> list[Row]:
+    """Rows with all the streams that the family's body reads."""
+    generator, needs = torch.Generator().manual_seed(seed), families.find(family).body.needs
+    unknown = {stream for streams in needs.values() for stream in streams} - STREAMS.keys()
+    assert not unknown, f"add these streams to STREAMS in tests/conformance/kit.py: {unknown}"
+    return [
+        Row({part: {s: STREAMS[s](config_of(family), n, generator) for s in sorted(streams)} for part, streams in needs.items()}, example=i)
+        for i, n in enumerate(lengths)
+    ]
+
+
+def batch(rows: Sequence[Row], order: Sequence[int] | None = None) -> Batch:
+    """The rows, in this order, as one batch."""
+    return batch_of(rows, range(len(rows)) if order is None else order, {})
+
+
+def examples_of(task: str) -> list[dict[str, Any]]:
+    """Eight labelled examples."""
+    kind = tasks.find(task)
+    unknown = set(kind.columns) - COLUMNS.keys()
+    assert not unknown, f"add these columns to COLUMNS in tests/conformance/kit.py: {unknown}"
+    return [{name: COLUMNS[name][i] for name in kind.columns} for i in range(8)]
+
+
+def model_of(family: str, task: str, tokenizer: Path) -> Model:
+    """A tiny model for a task, all of its weights from N(0, STD)."""
+    settings = tasks.find(task).fitted(examples_of(task), "conformance", {})
+    return randomised(checkpoint.create(family, "tiny", task, settings, tokenizer))
+
+
+def encoded(model: Model) -> list[Row]:
+    """The training rows of the eight examples."""
+    return [row for i, e in enumerate(examples_of(model.task.name)) for row in model.encode(e, model.options(), "train", f"example {i}", i)]
+
+
+def gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def task_with(heads: tuple[str, ...], outputs: int) -> type[Task]:
+    """A task that does nothing but build these heads."""
+
+    class HeadsOnly(Task):
+        name, columns = "heads_only", ()
+        Options = dataclasses.make_dataclass("Options", [], frozen=True)
+
+        def outputs(self) -> dict[str, int]:
+            return dict.fromkeys(heads, outputs)
+
+        def golden_examples(self) -> list[Any]:
+            return []
+
+    HeadsOnly.heads = heads
+    return HeadsOnly
