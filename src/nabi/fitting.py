@@ -160,7 +160,7 @@ class _Run:
 
     def go(self) -> None:
         """Train to the end or until no evaluation is better."""
-        every = max(1, round(self.plan.evaluate_every * self.feed.steps_per_epoch))
+        every = self.plan.between(self.feed.steps_per_epoch)
         over = self.state is not None and self._stopped()
         for step in () if over else train(self.model, self.feed, self.plan, self.state):
             self.tokens += step.tokens

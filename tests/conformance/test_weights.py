@@ -40,7 +40,7 @@ def same_bits(a: Path, b: Path) -> None:
 def test_the_incumbents_folder_is_saved_bit_equal(family: str, kinds: tuple[str, ...], tmp_path: Path, tokenizer: Path) -> None:
     hf = families.find(family).hf
     assert hf is not None
-    keys = {k: v for k, v in families.config_to(families.find(family), config_of(family)).items() if k != "classifier_dropout" and k not in hf.fixed}
+    keys = {k: v for k, v in families.config_to(families.find(family), config_of(family)).items() if v is not None and k not in hf.fixed}
     config = transformers.AutoConfig.for_model(hf.types[0], **keys, num_labels=2)
     torch.manual_seed(0)
     theirs = getattr(transformers, hf.heads[kinds][0])(config)

@@ -503,3 +503,19 @@ def test_the_reference_itself_on_a_case_by_hand():
     by_hand = [(3 + 5 * e) / (1 + e), (3 + 5 * e**2) / (1 + e**2)]
     assert gap(reference(q, k, v, at, at, Pattern()).flatten(), torch.tensor(by_hand, dtype=torch.float64)) < 1e-15
     assert reference(q, k, v, at, at, Pattern(causal=True))[0].item() == 3.0
+
+
+def test_a_training_step_under_autocast():
+    """bf16 training: a whole layer with dropout runs under autocast, near the float32 result, with gradients."""
+    torch.manual_seed(0)
+    layer, at, x = attention.Attention(32, HEADS, dropout=0.1, attention_dropout=0.2).train(), layout(), torch.randn(sum(LENGTHS), 32)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, 0, 0.2)
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = layer(x, at, add=x)
+        results.append((y, *torch.autograd.grad(y.float().square().sum(), list(layer.parameters()))))
+    for a, b in zip(*results, strict=True):
+        assert gap(a, b) < 0.03 * a.abs().max()

@@ -51,7 +51,7 @@ def test_a_rate_is_always_a_share_of_the_peak(schedule: Any, total: int, warmup:
 
 
 @pytest.mark.parametrize(
-    ("given", "steps"), [({}, 30), ({"epochs": 0.05}, 1), ({"epochs": 2.55}, 26), ({"epochs": 2, "steps": 7}, 7)], ids=str
+    ("given", "steps"), [({}, 100), ({"epochs": 3}, 30), ({"epochs": 0.05}, 1), ({"epochs": 2.55}, 26), ({"epochs": 2, "steps": 7}, 7)], ids=str
 )
 def test_total(given: dict[str, Any], steps: int) -> None:
     assert Plan(**given).total(10) == steps

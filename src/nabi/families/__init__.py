@@ -21,10 +21,14 @@ from nabi.weights.names import Entry
 
 # keys of the incumbent's config.json that say nothing about the mathematics of an encoder: kept for saving, no warning
 _HARMLESS = frozenset(
-    "architectures model_type transformers_version torch_dtype dtype id2label label2id num_labels problem_type use_cache pad_token_id bos_token_id "
-    "eos_token_id sep_token_id cls_token_id gradient_checkpointing output_attentions output_hidden_states return_dict tie_word_embeddings finetuning_task "
-    "_name_or_path _num_labels tokenizer_class task_specific_params torchscript directionality pooler_fc_size pooler_num_attention_heads "
-    "pooler_num_fc_layers pooler_size_per_head pooler_type is_encoder_decoder embedding_size hidden_dropout attn_implementation".split()
+    {
+        "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id", "num_labels", "problem_type",
+        "use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "gradient_checkpointing",
+        "output_attentions", "output_hidden_states", "return_dict", "tie_word_embeddings", "finetuning_task", "_name_or_path", "_num_labels",
+        "tokenizer_class", "task_specific_params", "torchscript", "directionality", "pooler_fc_size", "pooler_num_attention_heads",
+        "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "is_encoder_decoder", "embedding_size", "hidden_dropout",
+        "attn_implementation",
+    }
 )
 
 

@@ -17,7 +17,7 @@ class Plan:
     """How to train.
 
     Attributes:
-        epochs: times over the data; ``steps`` overrides it.
+        epochs: times over the data, ``steps`` overrides it; None is 3, or as many as make 100 updates of a small set.
         steps: updates in all.
         batch: examples in an update.
         tokens: the most tokens that are computed at once; larger updates are done in parts, with the same result.
@@ -31,7 +31,7 @@ class Plan:
         clip: largest norm of the gradient; 0 for no limit.
         unfreeze: how many groups, from the top, are trained in the first epoch, and how many more in each that follows; 0 for all at once.
         patience: stop after so many evaluations without a better figure; None never stops early.
-        evaluate_every: epochs between evaluations.
+        evaluate_every: epochs between evaluations; None is 1, or as many as make 10 evaluations of a long run.
         precision: of the products in training, ``fp32`` or ``bf16``; parameters stay float32.
         sampler: ``shuffle`` reads each example once an epoch; ``balanced`` draws each class equally often.
         windows: of a long text, train on at most so many windows an epoch, drawn anew each time.
@@ -40,7 +40,7 @@ class Plan:
         seed: of order, dropout, corruption and fresh heads.
     """
 
-    epochs: float = 3
+    epochs: float | None = None
     steps: int | None = None
     batch: int = 32
     tokens: int = 8192
@@ -56,7 +56,7 @@ class Plan:
     clip: float = 1.0
     unfreeze: int = 0
     patience: int | None = None
-    evaluate_every: float = 1
+    evaluate_every: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     windows: int = 4
@@ -67,14 +67,12 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch", "tokens", "learning_rate", "evaluate_every", "windows", "eps")
-        problems = [f"{name} is {getattr(self, name)}, must be above 0" for name in positive if not 0 < getattr(self, name) < math.inf]
+        positive = ("epochs", "batch", "tokens", "learning_rate", "head_rate", "evaluate_every", "windows", "eps")
+        problems = [f"{n} is {value}, must be above 0" for n in positive if (value := getattr(self, n)) is not None and not 0 < value < math.inf]
         problems += [f"{n} is {getattr(self, n)}, must be 0 or more" for n in ("weight_decay", "warmup", "clip", "unfreeze", "seed") if getattr(self, n) < 0]
         problems += [f"{n} is {value}, must be at least 1" for n in ("steps", "patience") if (value := getattr(self, n)) is not None and value < 1]
         shares = ("beta1", "beta2", "hidden_dropout", "attention_dropout", "head_dropout")
         problems += [f"{n} is {value}, must be in [0, 1)" for n in shares if (value := getattr(self, n)) is not None and not 0 <= value < 1]
-        if self.head_rate is not None and not 0 < self.head_rate < math.inf:
-            problems.append(f"head_rate is {self.head_rate}, must be above 0")
         if not 0 < self.layer_decay <= 1:
             problems.append(f"layer_decay is {self.layer_decay}, must be in (0, 1]")
         if problems:
@@ -82,7 +80,17 @@ class Plan:
 
     def total(self, steps_per_epoch: int) -> int:
         """Updates in all."""
-        return self.steps if self.steps is not None else max(1, math.ceil(self.epochs * steps_per_epoch))
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is None:
+            return max(3 * steps_per_epoch, 100)
+        return max(1, math.ceil(self.epochs * steps_per_epoch))
+
+    def between(self, steps_per_epoch: int) -> int:
+        """Updates between two evaluations."""
+        if self.evaluate_every is None:
+            return max(steps_per_epoch, math.ceil(self.total(steps_per_epoch) / 10))
+        return max(1, round(self.evaluate_every * steps_per_epoch))
 
     def rate(self, n: int, total: int) -> float:
         """The share of the peak rate at which step ``n`` of ``total`` learns, counted from 0; in (0, 1]."""
