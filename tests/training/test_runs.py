@@ -163,26 +163,31 @@ def test_control_without_the_optimizers_state_it_is_another_run(unbroken: dict[s
 
 
 def test_killed_at_random_moments_a_run_goes_on(unbroken: dict[str, Path], processes: Runs, tmp_path: Path) -> None:
-    dice, out = random.Random(0), tmp_path / "run"
-    codes: list[int] = []
-    seen = [0]
-    while len(codes) < 40 and 0 not in codes:
-        pid = processes.start(out, PLAN, resume=True)
-        time.sleep(dice.uniform(0.0, 0.3 + 0.03 * len(codes)))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        codes.append(processes.wait())
-        if (out / "config.json").exists():
-            break
-        runs.recover(out / "last")
-        if (out / "last").is_dir():
-            assert not checkpoint.load(out / "last").check_golden()
-            seen.append(json.loads((out / "last" / "training.json").read_text())["step"])
-    if not (out / "config.json").exists():
-        assert processes.whole(out, PLAN, resume=True) == 0
-    print(f"{codes.count(-signal.SIGKILL)} kills; steps found after them: {seen}")
-    assert codes.count(-signal.SIGKILL) >= 3 and seen == sorted(seen)
-    assert alike(out, unbroken["usual"])
+    began = time.monotonic()
+    processes.whole(tmp_path / "timed", PLAN)
+    usual, dice, kills, number = time.monotonic() - began, random.Random(0), 0, 0
+    while kills < 15:
+        number += 1
+        out, seen, code = tmp_path / f"run{number}", [0], -1
+        while code != 0:
+            pid = processes.start(out, PLAN, resume=True)
+            time.sleep(dice.uniform(0.1, 0.7) * usual)
+            if len(seen) < 30:  # each run comes to an end, however slow the machine has become
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            code = processes.wait()
+            if code != -signal.SIGKILL:
+                break
+            kills += 1
+            runs.recover(out / "last")
+            if (out / "last").is_dir():
+                assert not checkpoint.load(out / "last").check_golden()
+                seen.append(json.loads((out / "last" / "training.json").read_text())["step"])
+        # a kill may also come after everything was put in place: then the run is over and is not gone on with
+        assert code == 0 or (out / "config.json").exists()
+        print(f"run {number}: the steps found after kills {seen}")
+        assert seen == sorted(seen) and alike(out, unbroken["usual"])
+    print(kills, "kills in all")
 
 
 @pytest.mark.parametrize("moment", [*range(1, 7), *range(22, 34, 2)])
@@ -307,7 +312,7 @@ def test_a_killed_publication_goes_on(tokenizer: Path, tmp_path: Path, monkeypat
     assert after == len([p for p in (tmp_path / "whole").iterdir() if p.is_file() and p.name != "history.json"])
 
 
-@pytest.mark.parametrize("moment", [1, 2, 3])
+@pytest.mark.parametrize("moment", [1, 2])
 def test_a_full_disk(moment: int, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     real, count = runs.write_folder, [0]
