@@ -122,9 +122,10 @@ def fit(
     _set_dropout(model, plan)
     opts = model.options(options)
     rows = [model.encode(e, opts, "train", table.where(i), i) for i, e in enumerate(examples)]
-    for i, example in enumerate(held_out or ()):  # refused now and not after an epoch
-        model.task.truth(example, held_out.where(i))
-        model.encode(example, opts, "evaluate", held_out.where(i))
+    if held_out is not None:
+        for i, example in enumerate(held_out):  # refused now and not after an epoch
+            model.task.truth(example, held_out.where(i))
+            model.encode(example, opts, "evaluate", held_out.where(i))
     run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, given, state)
     if folder:
         folder.make()

@@ -23,7 +23,7 @@ class ConfusionScore:
         self.counts: Counter[tuple[str, str]] = Counter()  # (truth, predicted)
         self._bins = np.zeros((BINS, 3))  # count, sum of confidence, correct
 
-    def add(self, predicted: str, truth: str, confidence: float) -> None:
+    def add(self, predicted: str, truth: str, confidence: float = 1.0) -> None:
         """One answer; ``confidence`` is the probability of the predicted label."""
         self.counts[truth, predicted] += 1
         bin_ = min(int(confidence * BINS), BINS - 1)

@@ -134,7 +134,7 @@ def refusal(path, *words):
 
 
 def test_folders_without_weights(tmp_path, folder):
-    refusal(tmp_path / "modle", "does not exist", "near it by name: model")
+    refusal(tmp_path / "modle", "does not exist", "Near it by name: model")
     refusal(tmp_path / "no" / "where", "does not exist", "folder above it")
     refusal(tmp_path / ("x" * 5000), "does not exist")
     refusal(tmp_path / "nul\0", "does not exist")

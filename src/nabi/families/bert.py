@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nabi.batch import Batch, Cache
@@ -17,6 +16,7 @@ from nabi.families import HF, Family
 from nabi.layout import Layout, Packed
 from nabi.nn.attention import Attention
 from nabi.nn.body import Body
+from nabi.nn.dropout import dropout
 from nabi.nn.heads import HeadSpec
 from nabi.nn.linear import Embedding, FeedForward, LayerNorm, normal_
 from nabi.weights.names import same, stacked
@@ -106,7 +106,7 @@ class Bert(Body):
     ) -> dict[str, Packed]:
         layout, kept = batch.parts["text"].layout, (keep or {}).get("text")
         x = (embedded or self.embed(batch))["text"].values
-        x = F.dropout(x, self.dropout, self.training)
+        x = dropout(x, self.dropout, self.training)
         for layer in self.layers[:-1]:
             x = layer(x, layout)
         x = self.layers[-1](x, layout, kept)

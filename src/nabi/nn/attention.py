@@ -67,7 +67,7 @@ def attend(
 
 def _plan(at: Layout, of: Layout, pattern: Pattern, dropout: float, device: torch.device) -> tuple[Kernel, Call, Any]:
     """The kernel for this pair of layouts and what it prepared: made by the first layer, found by the others."""
-    key = (None if of is at else id(of), pattern, dropout, device)
+    key = (None if of.plans is at.plans else id(of.plans), pattern, dropout, device)  # a copied layout shares its plans
     found: tuple[Kernel, Call, Any] | None = at.plans.get(key)
     if found is None:
         call = Call(at, of, pattern, dropout=dropout)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nabi.batch import Batch
 from nabi.layout import Layout
 from nabi.nn.body import Run
+from nabi.nn.dropout import dropout as drop
 from nabi.nn.linear import Linear, activation, normal_
 
 
@@ -65,10 +65,10 @@ class Head(nn.Module):
         """(K, W) -> (K, C)."""
         if self.spec.dense:
             if self.spec.dense_dropout:
-                x = F.dropout(x, self.dropout, self.training)
+                x = drop(x, self.dropout, self.training)
             x = self.dense(x)
             x = self.act(x) if self.act else x
-        y: Tensor = self.out(F.dropout(x, self.dropout, self.training))
+        y: Tensor = self.out(drop(x, self.dropout, self.training))
         return y
 
     def read(self, run: Run, batch: Batch) -> Tensor:

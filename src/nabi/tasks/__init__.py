@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nabi import plugins
-from nabi.batch import Batch, Row, Target
+from nabi.batch import FILLER, Batch, Row, Target
 from nabi.errors import OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
@@ -64,7 +64,7 @@ class Task(nn.Module):
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
     heads: ClassVar[tuple[str, ...]]
-    Options: ClassVar[type[Any]]
+    Options: ClassVar[type[Any]] = NoSettings
     Settings: ClassVar[type[Any]] = NoSettings
     targets: Mapping[str, Target] = {}
     main_metric: str
@@ -150,8 +150,14 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
-        """(row id, reading): small host data a row."""
-        raise NotImplementedError
+        """(row id, reading): small host data a row; by default the logits of the task's one head, which must pool."""
+        (kind,) = self.heads
+        head = getattr(self, kind)
+        for batch in batches:
+            part = batch.parts[head.spec.reads]
+            for row, example, logits in zip(part.ids, part.example.tolist(), head.read(run, batch).tolist(), strict=True):
+                if example != FILLER:
+                    yield row, logits
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 

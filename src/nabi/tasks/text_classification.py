@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nabi.batch import FILLER, Batch, Row, Target
+from nabi.batch import Batch, Row, Target
 from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.metrics import ConfusionScore, CorrelationScore, MultiLabelScore
@@ -199,13 +199,6 @@ class TextClassification(Task):
         else:
             each = (logits[:, 0] - label) ** 2
         return {"label": (each * batch.targets["weight"]).sum()}
-
-    def read(self, run: Run, batches: Iterable[Batch], options: ClassificationOptions) -> Iterator[tuple[int, list[float]]]:
-        for batch in batches:
-            part = batch.parts["text"]
-            for row, example, logits in zip(part.ids, part.example.tolist(), self.row.read(run, batch).tolist(), strict=True):  # type: ignore[operator,union-attr]
-                if example != FILLER:
-                    yield row, logits
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 

@@ -70,13 +70,13 @@ class Optimizer:
 
     def norm(self) -> float:
         """Of the whole gradient."""
-        parts = torch._foreach_norm(self._gradients())
-        return float(torch.stack(list(parts)).norm()) if parts else 0.0
+        return float(nn.utils.get_total_norm(self._gradients()))
 
     def step(self, rate: float, norm: float) -> None:
         """One update at this peak rate, its gradient of this norm scaled down to ``plan.clip`` if it is larger."""
         if self.plan.clip and norm > self.plan.clip:
-            torch._foreach_mul_(self._gradients(), self.plan.clip / (norm + 1e-6))
+            for gradient in self._gradients():
+                gradient.mul_(self.plan.clip / (norm + 1e-6))
         for group in self.dense.param_groups:
             group["lr"] = rate * group["scale"]
         self.dense.step()
@@ -89,7 +89,7 @@ class Optimizer:
             if parameter.grad is not None:
                 if parameter.grad.is_sparse:
                     parameter.grad = parameter.grad.coalesce()
-                found.append(parameter.grad._values() if parameter.grad.is_sparse else parameter.grad)
+                found.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
         return found
 
     def state(self) -> dict[str, Tensor]:
