@@ -112,7 +112,9 @@ def main() -> None:
     import torch
     import transformers
 
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, transformers {transformers.__version__}")
+    print(
+        f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, transformers {transformers.__version__}"
+    )
     print(f"fp32, batch {a.batch}, {a.rows} rows, {a.epochs} epoch(s), rate {RATE}, {a.runs} runs a side, alternating")
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for seed in range(a.runs):
@@ -121,7 +123,8 @@ def main() -> None:
             text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             found[side].append(json.loads(next(line for line in text.splitlines() if line.startswith("RESULT "))[7:]))
             r = found[side][-1]
-            print(f"  run {seed + 1} {side:<16} {r['seconds']:7.1f} s  {r['tokens'] / r['seconds']:7,.0f} tokens/s  {r['steps']} steps  F1/spam {r['f1']:.3f}", flush=True)
+            speed = r["tokens"] / r["seconds"]
+            print(f"  run {seed + 1} {side:<16} {r['seconds']:7.1f} s  {speed:7,.0f} tokens/s  {r['steps']} steps  F1/spam {r['f1']:.3f}", flush=True)
     nabi = [r["seconds"] for r in found["nabi"]]
     for side in SIDES:
         times = [r["seconds"] for r in found[side]]

@@ -2,8 +2,9 @@
 
     python benchmarks/quality.py [DATA_DIR] [--sets sst2 trec] [--seeds 0 1 2] [--set plan.epochs=3]
 
-DATA_DIR holds a folder a set with train.jsonl.gz and dev.jsonl.gz (columns text, label); without it only the set that ships is measured. Training uses nabi's usual plan unless --set says otherwise; the
-epoch is chosen on dev, as ``fit`` does. The spread is the sample standard deviation over the seeds. The baseline has no seed. Needs the extra ``bench``.
+DATA_DIR holds a folder a set with train.jsonl.gz and dev.jsonl.gz (columns text, label); without it only the set that ships is measured. Training uses
+nabi's usual plan unless --set says otherwise; the epoch is chosen on dev, as ``fit`` does. The spread is the sample standard deviation over the seeds. The
+baseline has no seed. Needs the extra ``bench``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="plan.KEY=VALUE")
     a = parser.parse_args()
-    print(f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32, settings beside the usual plan: {a.settings or 'none'}", flush=True)
+    machine = f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{machine}, fp32, settings beside the usual plan: {a.settings or 'none'}", flush=True)
     print(f"{'set':<10}{'measure':>10}{'mean':>8}{'spread':>8}{'TF-IDF':>8}{'s/run':>8}{'tokens/s':>10}  runs", flush=True)
     for name in a.sets or (SETS if a.data else ["sms_spam"]):
         train, dev = (read_table(a.data / name / f"{side}.jsonl.gz") for side in ("train", "dev")) if a.data else sms_spam()

@@ -76,7 +76,9 @@ def convert(hint: Any, value: Any, name: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise OptionError(f"'{name}' has an unknown value", value=value, expected="one of " + ", ".join(map(repr, args)), fix=nearest(str(value), map(str, args)))
+        raise OptionError(
+            f"'{name}' has an unknown value", value=value, expected="one of " + ", ".join(map(repr, args)), fix=nearest(str(value), map(str, args))
+        )
     if origin in (list, tuple, Sequence, typing.get_origin(Sequence[int])):
         if not isinstance(value, list | tuple):
             raise _misfit(name, value, hint)
@@ -161,7 +163,9 @@ def read_file(path: Path, error: type[UserError] = OptionError) -> dict[str, Any
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (ValueError, RecursionError) as problem:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise error(f"the file is not valid {kind}", value=f"{path} ({problem})", fix="the file is cut off or was edited by hand; fetch or write it again") from None
+        raise error(
+            f"the file is not valid {kind}", value=f"{path} ({problem})", fix="the file is cut off or was edited by hand; fetch or write it again"
+        ) from None
     if not isinstance(data, dict):
         raise error("the file does not hold an object", value=str(path), expected="{...} at the top")
     return data

@@ -40,12 +40,7 @@ def inspect_model(model: str, plugins: Iterable[str | Path | ModuleType] = ()) -
     patterns = dict.fromkeys(pattern for m in body.modules() if isinstance(pattern := getattr(m, "pattern", None), Pattern))
     lengths = {"64 rows of 24 tokens": [24] * 64, "32 rows of 5 to 60 tokens": sorted(5 + i * 55 // 31 for i in range(32))}
     layouts = {name: Layout.of(sizes) for name, sizes in lengths.items()}
-    facts["kernels"] = [
-        f"{name}, {pattern}: {line}"
-        for pattern in patterns
-        for name, at in layouts.items()
-        for line in explain_kernels(Call(at, at, pattern))
-    ]
+    facts["kernels"] = [f"{name}, {pattern}: {line}" for pattern in patterns for name, at in layouts.items() for line in explain_kernels(Call(at, at, pattern))]
     if isinstance(loaded, Model):
         tokenizer = loaded.inputs.tokenizer
         facts["tokenizer"] = [f"{tokenizer.vocab_size:,} tokens, at most {loaded.inputs.max_length} in a row"]
@@ -63,7 +58,9 @@ def _opened(model: str, plugins: Iterable[str | Path | ModuleType]) -> tuple[Any
     return loaded, loaded.task.name
 
 
-def check(target: str | None, dev: str | None = None, columns: Mapping[str, str] | None = None, plugins: Iterable[str | Path | ModuleType] = ()) -> list[Finding]:
+def check(
+    target: str | None, dev: str | None = None, columns: Mapping[str, str] | None = None, plugins: Iterable[str | Path | ModuleType] = ()
+) -> list[Finding]:
     """What ``nabi doctor`` finds: dicts with severity (error, warning, info), code, message and fix.
 
     Args:

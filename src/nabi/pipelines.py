@@ -19,8 +19,11 @@ from nabi.model import Model
 
 # v4's arguments that steer what nabi decides by itself: taken, and said once to have no effect
 _NO_EFFECT = frozenset(
-    "framework use_fast batch_size num_workers binary_output padding truncation device_map model_kwargs token use_auth_token".split()
-)
+    {
+        "framework", "use_fast", "batch_size", "num_workers", "binary_output", "padding", "truncation", "device_map", "model_kwargs", "token",
+        "use_auth_token",
+    }
+)  # fmt: skip
 _DTYPES = {"float32": "fp32", "fp32": "fp32", "torch.float32": "fp32", "bfloat16": "bf16", "bf16": "bf16", "torch.bfloat16": "bf16", "auto": None}
 
 
@@ -113,7 +116,9 @@ def pipeline(
     if revision is not None:
         raise OptionError("a revision belongs to a hub id, and this version reads folders only", value=revision, fix="give the folder of that revision")
     if model is None:
-        raise OptionError("no model was given", value=task, expected="a model folder", fix="train one: nabi train --task ... --base minilm --data FILE --out DIR")
+        raise OptionError(
+            "no model was given", value=task, expected="a model folder", fix="train one: nabi train --task ... --base minilm --data FILE --out DIR"
+        )
     if isinstance(model, Model):
         if task is not None and tasks.find(task).name != model.task.name:
             raise OptionError("the model answers another task", value=task, expected=model.task.name)

@@ -55,6 +55,12 @@ def test_a_rate_is_always_a_share_of_the_peak(schedule: Any, total: int, warmup:
 )
 def test_total(given: dict[str, Any], steps: int) -> None:
     assert Plan(**given).total(10) == steps
+    assert Plan().total(50) == 150
+
+
+@pytest.mark.parametrize(("given", "steps"), [({"epochs": 3}, 10), ({"epochs": 100}, 100), ({"evaluate_every": 0.25}, 2), ({"evaluate_every": 0.01}, 1)], ids=str)
+def test_between_evaluations(given: dict[str, Any], steps: int) -> None:
+    assert Plan(**given).between(10) == steps
 
 
 @pytest.mark.parametrize(

@@ -396,8 +396,8 @@ def test_other_settings_are_named(tokenizer: Path, tmp_path: Path, monkeypatch: 
         with pytest.raises(OptionError) as caught:
             run(out, tokenizer, **{"resume": True, **change})  # type: ignore[arg-type]
         assert str(caught.value).startswith("this run was begun with other settings: ") and sentence in str(caught.value), caught.value
-    with pytest.raises(OptionError, match=r"plan.batch was 8 and is 9; plan.epochs was 3 and is 4"):
-        run(out, tokenizer, {**PLAN, "batch": 9, "epochs": 4}, resume=True)
+    with pytest.raises(OptionError, match=r"plan.batch was 8 and is 9; plan.clip was 1.0 and is 2"):
+        run(out, tokenizer, {**PLAN, "batch": 9, "clip": 2}, resume=True)
     assert len(run(out, tokenizer, resume=True).history) == 6
 
 

@@ -156,7 +156,10 @@ class TextClassification(Task):
             if len(windows[0].ids) > limit:
                 if options.long == "error":
                     raise InputError(
-                        f"{where or 'the text'} is too long", value=f"{len(windows[0].ids)} tokens", expected=f"at most {limit}", fix="long='window' reads it whole"
+                        f"{where or 'the text'} is too long",
+                        value=f"{len(windows[0].ids)} tokens",
+                        expected=f"at most {limit}",
+                        fix="long='window' reads it whole",
                     )
                 over: Literal["text", "pair"] = "pair" if pair is not None and len(pair) > len(text) else "text"
                 windows = tokenizer.windows(text, pair, max_length=limit, stride=options.stride, over=over)

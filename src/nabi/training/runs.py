@@ -102,7 +102,9 @@ class RunFolder:
         saved, mine = facts.get("given", {}), json.loads(json.dumps({**_flat("plan", to_dict(plan)), **given}))
         differing = [f"{k} was {saved.get(k)!r} and is {mine.get(k)!r}" for k in sorted(saved.keys() | mine.keys()) if saved.get(k) != mine.get(k)]
         if differing:
-            raise OptionError("this run was begun with other settings", value="; ".join(differing), fix="give the same ones, or begin a new run in another folder")
+            raise OptionError(
+                "this run was begun with other settings", value="; ".join(differing), fix="give the same ones, or begin a new run in another folder"
+            )
         try:
             tensors = load_file(self.last / _TENSORS)
         except (OSError, SafetensorError) as problem:
