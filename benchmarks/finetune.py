@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -109,12 +108,10 @@ def main() -> None:
         run = nabi_side(a.batch, a.rows, a.epochs, a.seed) if a.side == "nabi" else trainer_side(a.batch, a.rows, a.epochs, a.seed, a.side == "trainer_grouped")
         print("RESULT " + json.dumps(run))
         return
-    import torch
     import transformers
+    from machine import machine
 
-    print(
-        f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, transformers {transformers.__version__}"
-    )
+    print(f"{machine()}, transformers {transformers.__version__}")
     print(f"fp32, batch {a.batch}, {a.rows} rows, {a.epochs} epoch(s), rate {RATE}, {a.runs} runs a side, alternating")
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for seed in range(a.runs):

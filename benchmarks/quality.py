@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import statistics
 import time
 from pathlib import Path
 
-import torch
+from machine import machine
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -46,8 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="plan.KEY=VALUE")
     a = parser.parse_args()
-    machine = f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{machine}, fp32, settings beside the usual plan: {a.settings or 'none'}", flush=True)
+    print(f"{machine()}, fp32, settings beside the usual plan: {a.settings or 'none'}", flush=True)
     print(f"{'set':<10}{'measure':>10}{'mean':>8}{'spread':>8}{'TF-IDF':>8}{'s/run':>8}{'tokens/s':>10}  runs", flush=True)
     for name in a.sets or (SETS if a.data else ["sms_spam"]):
         train, dev = (read_table(a.data / name / f"{side}.jsonl.gz") for side in ("train", "dev")) if a.data else sms_spam()

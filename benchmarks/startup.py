@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -53,7 +52,9 @@ def main() -> None:
                 if run:  # the first round fills the caches
                     times[name].append(time.perf_counter() - began)
                     memory[name].append(usage.ru_maxrss / 1024)
-    print(f"{len(os.sched_getaffinity(0))} cores, {runs} runs, alternating; page size {resource.getpagesize()}")
+    from machine import machine
+
+    print(f"{machine()}; {runs} runs, alternating")
     for name in commands:
         t = times[name]
         print(f"{name:<28} median {statistics.median(t):6.3f} s ({min(t):.3f} to {max(t):.3f})  peak {statistics.median(memory[name]):5.0f} MB")

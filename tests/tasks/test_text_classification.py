@@ -7,6 +7,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,22 @@ def test_single(tokenizer: Path) -> None:
 
 
 def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """The pair decides: the same texts with another pair have another label."""
-    dice = random.Random(seed)
-    return [{"text": text(dice, GOOD, 1, 3), "text_pair": text(dice, (GOOD, BAD)[i % 2], 1, 3), "label": i % 2} for i in range(count)]
+    """Only which member is which decides."""
+    dice, found = random.Random(seed), []
+    for i in range(count):
+        members = [text(dice, GOOD, 1, 3), text(dice, BAD, 1, 3)]
+        found.append({"text": members[i % 2], "text_pair": members[1 - i % 2], "label": i % 2})
+    return found
 
 
 def test_pairs(tokenizer: Path) -> None:
-    run = fitted(pairs(120), tokenizer)
+    run = fitted(pairs(120), tokenizer, replace(FAST, steps=200))
     assert run.model.task.labels == ("0", "1")
     assert evaluate(run.model, pairs(40, 1)).metrics["accuracy"] >= 0.9
-    swapped = [{**r, "text": r["text_pair"], "text_pair": r["text"]} for r in pairs(40, 1) if r["label"]]
-    assert evaluate(run.model, [*swapped, pairs(1)[0]]).metrics["accuracy"] < 0.9, "the order of a pair matters"
+    swapped = [{**r, "text": r["text_pair"], "text_pair": r["text"]} for r in pairs(40, 1)]
+    assert evaluate(run.model, swapped).metrics["accuracy"] <= 0.1
+    without = [{**r, "text_pair": None} for r in pairs(4, 1)]
+    assert len(run.model.predict(without)) == 4
 
 
 def several(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -64,7 +70,7 @@ def several(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def test_multi_label(tokenizer: Path) -> None:
-    run = fitted(several(120), tokenizer)
+    run = fitted(several(120), tokenizer, replace(FAST, steps=250))
     assert run.model.task.problem == "multi" and run.model.task.labels == ("bad", "good")
     assert evaluate(run.model, several(40, 1)).metrics["f1"] >= 0.9
     answer = run.model.predict(several(30, 2)[3]["text"])
@@ -163,8 +169,8 @@ def test_multi_label_and_regression_losses_by_hand(tokenizer: Path) -> None:
         ({"label_smoothing": 1.0}, "label_smoothing must be in"),
         ({"loss": "focal", "problem": "multi"}, "are for single-label problems"),
         ({"labels": ("a", "a")}, "two labels have one name"),
-        ({"loss": "focl"}, "did you mean 'focal'"),
-        ({"class_weihts": "balanced"}, "did you mean 'class_weights'"),
+        ({"loss": "focl"}, "Did you mean 'focal'"),
+        ({"class_weihts": "balanced"}, "Did you mean 'class_weights'"),
     ],
     ids=str,
 )
@@ -230,7 +236,7 @@ def test_the_end_decides(learned: Model) -> None:
         whole, cut = learned.predict(long), learned.predict(long, long="truncate")
         assert (whole["label"], whole["truncated"]) == (wanted, False) and whole["windows"] > 2
         assert (cut["label"] != wanted, cut["truncated"], cut["windows"]) == (True, True, 1)
-        with pytest.raises(InputError, match=r"input 1 is too long: 123 tokens. Expected at most 64. Long='window' reads it whole"):
+        with pytest.raises(InputError, match=r"input 1 is too long: '123 tokens'. Expected at most 64. Long='window' reads it whole"):
             learned.predict(long, long="error")
 
 
@@ -319,7 +325,7 @@ BAD_LABELS: dict[str, tuple[list[Any], str]] = {
     "all missing": ([None, None], "row 1: the label is missing or no label"),
     "NaN": ([1.0, math.nan, 2.0], "row 2: the label is missing or no label: .*nan"),
     "infinite": ([1.0, math.inf], "row 2: the label is missing or no label"),
-    "NaN in a regression": ([1.5, math.nan], "row 2: the label is no|row 2: the label is missing"),
+    "NaN in a regression": ([1.5, math.nan], "row 2: the label is not a number: .*nan"),
     "blank": (["a", " ", "b"], "row 2: the label is missing or no label"),
     "a dict": ([{"a": 1}, {"b": 2}], "row 1: the label is missing or no label"),
     "a blank in a list": ([["a"], ["a", ""]], "row 2: the label is missing or no label"),

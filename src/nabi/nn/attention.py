@@ -226,13 +226,28 @@ class Attention(nn.Module):
         Returns:
             (T, W), or (K, W) in the order of ``keep``.
         """
+        dropout = self.attention_dropout if self.training else 0.0
+        if keep is not None and cache is None and bias is None and self._one_a_row(keep, layout):
+            # every token is a key, but only the tokens that are read need a query
+            inner = self.qkv.weight.shape[0] // 3
+            q = self.qkv.part(x.index_select(0, keep), slice(0, inner)).unflatten(-1, (self.num_heads, -1))
+            k, v = self.qkv.part(x, slice(inner, None)).unflatten(-1, (2, self.num_heads, -1)).unbind(1)
+            at = Layout.of([1] * len(layout), device=x.device)
+            y = attend(q, k, v, at, layout, self.pattern, scale=self.scale, dropout=dropout).flatten(1)
+            return residual(self.out, y, add.index_select(0, keep), self.dropout if self.training else 0.0)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         of = layout
         if cache is not None:
             k, v, of = cache.append(k, v, layout)
-        dropout = self.attention_dropout if self.training else 0.0
         y = attend(q, k, v, layout, of, self.pattern, bias=bias, scale=self.scale, dropout=dropout).flatten(1)
         if keep is not None:
-            # every token is a key, but what follows the attention is only worth computing for the tokens that are read
             y, add = y.index_select(0, keep), add.index_select(0, keep)
         return residual(self.out, y, add, self.dropout if self.training else 0.0)
+
+    def _one_a_row(self, keep: Tensor, layout: Layout) -> bool:
+        """Whether the kept tokens are one of each row, in order, and may be anywhere in it; asked only where the answer costs no synchronisation."""
+        if torch.compiler.is_compiling() or keep.device.type != "cpu" or WATCHING.get() is not None or not isinstance(self.qkv, Linear):
+            return False
+        if not self.pattern.everything or self.pattern.causal or layout.rows is None or len(keep) != len(layout):
+            return False
+        return bool(torch.equal(layout.rows[keep], torch.arange(len(layout))))

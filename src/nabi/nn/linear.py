@@ -63,6 +63,10 @@ class Linear(nn.Module):
             y = F.gelu(y)
         return y if add is None else y + add
 
+    def part(self, x: Tensor, outputs: slice) -> Tensor:
+        """(..., inputs) -> (..., some outputs): only these are computed."""
+        return fast.linear(x, self.weight[outputs], None if self.bias is None else self.bias[outputs])
+
     def prepared(self, precision: str) -> fast.PreparedLinear:
         """A copy packed for inference in this precision ("fp32", "bf16").
 

@@ -287,9 +287,11 @@ def _problem(values: Sequence[Any], where: str) -> Problem:
         return "multi"
     try:
         numbers = [float(value) for value in values if value is not None]
-    except ValueError:
+    except (TypeError, ValueError):
         return "single"
-    return "regression" if any(not n.is_integer() for n in numbers) and all(map(math.isfinite, numbers)) else "single"
+    finite = [n for n in numbers if math.isfinite(n)]
+    names = "number" not in first and len(finite) < len(numbers)  # such as the string "nan"
+    return "regression" if any(not n.is_integer() for n in finite) and not names else "single"
 
 
 def _names(value: Any, problem: Problem, where: str) -> list[str]:
