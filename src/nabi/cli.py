@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from nabi import __version__
 from nabi.errors import InputError, NabiError, OptionError, StorageError, nearest, unknown
 
 _plugin = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file with a family or a task of your own.")
@@ -25,7 +26,7 @@ _set = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", hel
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="nabi")
+@click.version_option(__version__)
 def cli() -> None:
     """Task transformers: from a file of examples to a model that answers.
 
@@ -330,8 +331,8 @@ def _run(command: Callable[[], Any]) -> int:
     except NabiError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
     except click.ClickException as error:
         error.show()
         return 2

@@ -39,7 +39,7 @@ class Pipeline:
     """
 
     def __init__(self, model: Model, defaults: Mapping[str, Any]) -> None:
-        self.model, self._defaults = model, _known(model, defaults)
+        self.model, self._defaults = model, dict(defaults)
         self.task = model.task.name.replace("_", "-")
         model.options(self._defaults)
 
@@ -131,7 +131,7 @@ def pipeline(
         wanted = precision or _precision(dtype if dtype is not None else torch_dtype)
         where = _device(device)
         loaded = checkpoint.load(model, task, plugins=plugins, device=where, precision=wanted or ("fp32" if where == "cpu" else None))
-    return Pipeline(loaded, options)
+    return Pipeline(loaded, _known(loaded, options))
 
 
 def _known(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_pairs(tokenizer: Path) -> None:
     assert run.model.task.labels == ("0", "1")
     assert evaluate(run.model, pairs(40, 1)).metrics["accuracy"] >= 0.9
     swapped = [{**r, "text": r["text_pair"], "text_pair": r["text"]} for r in pairs(40, 1)]
-    assert evaluate(run.model, swapped).metrics["accuracy"] <= 0.1
+    assert evaluate(run.model, swapped).metrics["accuracy"] <= 0.2
     without = [{**r, "text_pair": None} for r in pairs(4, 1)]
     assert len(run.model.predict(without)) == 4
 

@@ -44,7 +44,7 @@ class Plan:
     steps: int | None = None
     batch: int = 32
     tokens: int = 8192
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     head_rate: float | None = None
     layer_decay: float = 1.0
     weight_decay: float = 0.01
