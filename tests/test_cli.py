@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training.small import rows, vocabulary
 
 import nabi
 from nabi import cli
+from training.small import rows, vocabulary
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer takes Hangul")

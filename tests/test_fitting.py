@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from training.small import SIZE, model, rows, same, vocabulary, weights
 
 import nabi
 from nabi import Plan, checkpoint, evaluate, fit
@@ -19,6 +18,7 @@ from nabi.data import read_table
 from nabi.errors import DataError, NabiError, OptionError
 from nabi.tasks.text_classification import ClassificationOptions, ClassificationSettings
 from nabi.training.progress import Progress
+from training.small import SIZE, model, rows, same, vocabulary, weights
 
 ROOT = Path(__file__).parents[1]
 PLAN = Plan(steps=6, batch=8, learning_rate=1e-3)

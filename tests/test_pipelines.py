@@ -12,13 +12,13 @@ from typing import Any
 import pandas
 import pytest
 import torch
-from training.small import ROWS, model, vocabulary
 
 import nabi
 from nabi import pipeline
 from nabi.errors import CheckpointError, InputError, OptionError
 from nabi.model import CHUNK
 from nabi.tasks.text_classification import ClassificationSettings
+from training.small import ROWS, model, vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer takes Hangul")
 TEXTS = ["the film was good", "bad", "a lovely song and a dull plot, poorly played", "", "나비가 좋다"]

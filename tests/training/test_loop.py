@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from training.small import feed, model, rows, same, text, weights
 
 import nabi.training.optimizer
 from nabi import checkpoint
@@ -23,6 +22,7 @@ from nabi.nn.body import Run
 from nabi.tasks.text_classification import ClassificationSettings, TextClassification
 from nabi.training.loop import State, backward, total_counts, train
 from nabi.training.plan import Plan
+from training.small import feed, model, rows, same, text, weights
 
 PLAN = Plan(steps=10, batch=8, tokens=60, learning_rate=1e-3, seed=3)
 PLANS = {

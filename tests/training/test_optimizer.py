@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from training.small import feed, model, rows, same, weights
 
 import nabi.training.optimizer
 from nabi.model import Model
 from nabi.training.loop import train
 from nabi.training.optimizer import Optimizer
 from nabi.training.plan import Plan
+from training.small import feed, model, rows, same, weights
 
 PLAN = Plan(steps=12, batch=4, learning_rate=1e-2, weight_decay=0.1, clip=0.05, schedule="cosine", warmup=3, seed=1)
 

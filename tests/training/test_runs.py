@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training.small import SIZE, rows, same, weights
 
 import nabi
 from nabi import Plan, checkpoint, fit, fitting
 from nabi.errors import CheckpointError, NabiError, OptionError, StorageError
 from nabi.training import runs
 from nabi.training.runs import RunFolder
+from training.small import SIZE, rows, same, weights
 
 ROOT = Path(__file__).parents[2]
 PLAN = {"steps": 24, "batch": 8, "tokens": 60, "learning_rate": 3e-3, "evaluate_every": 0.5, "seed": 2}

@@ -5,29 +5,20 @@ Every flaw of a file raises a DataError that names the file and the line; docs/d
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
 import hashlib
-import importlib
-import io
 import json
-import math
 import os
 import re
 import shlex
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-from nabi.errors import DataError, OptionError, shortened
+from nabi.data.parsing import PACKINGS, PARSERS, unique, unpacked
+from nabi.errors import DataError, shortened
 
-PACKINGS = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("zstd", b"\x28\xb5\x2f\xfd")}
-SIGNATURES = {magic: f"{kind} ({ending})" for ending, (kind, magic) in PACKINGS.items()} | {
-    b"PK\x03\x04": "a ZIP archive or a spreadsheet (.zip, .xlsx)", b"PAR1": "Parquet (.parquet)", b"ARROW1": "Arrow (.arrow)"}
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -165,7 +156,7 @@ def _from_file(path: Path) -> Table:
         raise DataError(f"{shortened(name)}: the file can't be opened ({why})", value=str(path),
                         fix="check the path and its permissions") from None
     if packing in PACKINGS and data:
-        data = _unpacked(data, packing, name)
+        data = unpacked(data, packing, name)
     if not data.removeprefix(b"\xef\xbb\xbf").strip():
         raise DataError(f"{name}: the file is empty", value=str(path), expected="at least one row", fix="fetch or write it again")
     rows, columns, numbers = PARSERS[ending](data, name)
@@ -183,216 +174,12 @@ def _listed(folder: Path, near: str = "") -> str:
     return f"the folder {folder} holds {', '.join(names[:5]) or 'nothing'}{' and more' if len(names) > 5 else ''}; name one file"
 
 
-def _unpacked(data: bytes, packing: str, name: str) -> bytes:
-    kind, magic = PACKINGS[packing]
-    if not data.startswith(magic):
-        raise DataError(f"{name}: not a {kind} file, although its name ends in {packing}", value=data[:16],
-                        expected=f"{kind} data", fix=f"if it is not packed, rename it without {packing}")
-    try:
-        return gzip.decompress(data) if packing == ".gz" else _unzstd(data, name)
-    except EOFError:
-        what = f"the {kind} data is cut off"
-    except (OSError, ValueError, zlib.error) as problem:
-        what = f"the {kind} data is damaged ({problem})"
-    raise DataError(f"{name}: {what}", value=f"{len(data)} bytes", expected=f"a whole {kind} file", fix="fetch or pack it again")
-
-
-def _unzstd(data: bytes, name: str) -> bytes:
-    zstandard = _package("zstandard", name)
-    frames = []
-    while data:
-        # an object a frame, since the stream reader takes a cut-off frame for a whole one
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            frames.append(frame.decompress(data))
-        except zstandard.ZstdError as problem:
-            raise ValueError(str(problem)) from None
-        if not frame.eof:
-            raise EOFError
-        data = frame.unused_data
-    return b"".join(frames)
-
-
-def _package(package: str, name: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise OptionError(f"{name}: reading it needs the package {package.partition('.')[0]}", fix="pip install 'nabi[data]'") from None
-
-
-def _decoded(data: bytes, name: str) -> str:
-    start = 3 if data.startswith(b"\xef\xbb\xbf") else 0
-    try:
-        text, at, flaw = data[start:].decode(), data.find(b"\0"), "a NUL byte"
-    except UnicodeDecodeError as problem:
-        text, at, flaw = "", start + problem.start, "not UTF-8"
-    if at < 0:
-        return text
-    line = data.count(b"\n", 0, at) + 1
-    raise DataError(f"{name}, line {line}: {flaw} at byte offset {at}", value=data[max(0, at - 8) : at + 24],
-                    expected="text in UTF-8", fix=_encoding_fix(data, name))
-
-
-def _encoding_fix(data: bytes, name: str) -> str:
-    """What a file that is not clean UTF-8 is likely to be, and the command that mends it."""
-    for magic, kind in SIGNATURES.items():
-        if data.startswith(magic):
-            return f"the file is {kind}; give its name that ending, or export it as CSV or JSON lines"
-    head = data[:4096]
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or max(head[::2].count(0), head[1::2].count(0)) > len(head) // 8:
-        little = data.startswith(b"\xff\xfe") or head[1::2].count(0) >= head[::2].count(0)
-        guess = "UTF-16" if data[0] >= 0xFE else "UTF-16LE" if little else "UTF-16BE"
-    elif b"\0" in data:
-        return f"remove it with: tr -d '\\000' < {shlex.quote(name)} > clean-{shlex.quote(name)}"
-    else:
-        hangul = re.findall("[가-힣]", data.decode("cp949", errors="ignore"))
-        # a Latin text read as CP949 leaves most of its bytes over
-        guess = "CP949" if 2 * len(hangul) > sum(b > 127 for b in data) / 2 else "LATIN1"
-    return f"it looks like {guess}: iconv -f {guess} -t UTF-8 {shlex.quote(name)} > utf8-{shlex.quote(name)}"
-
-
-Parsed = tuple[list[dict[str, Any]], list[str] | None, list[int] | None]
-
-
-class _Flaw(ValueError):
-    """A value that the JSON parser would take although it can't be used."""
-
-    def __init__(self, what: str, value: object, fix: str) -> None:
-        super().__init__(what)
-        self.value, self.fix = value, fix
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
-        raise _Flaw(f"the key '{twice}' appears twice in one object", [v for k, v in pairs if k == twice], "keep one of them")
-    return row
-
-
-def _constant(word: str) -> Any:
-    raise _Flaw(f"{word} is not a JSON number", word, "write null or leave the row out")
-
-
-def _float(digits: str) -> float:
-    return value if math.isfinite(value := float(digits)) else _constant(digits)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=_constant)
-
-
-def _json_value(text: str, name: str, line: int | None, fix: str) -> Any:
-    """The JSON value in ``text``, which is line ``line`` of the file, or the whole of it."""
-    where = f"{name}, line {line}" if line else name
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as problem:
-        around = text[max(0, problem.pos - 30) : problem.pos + 30]
-        raise DataError(f"{name}, line {line or problem.lineno}: not JSON ({problem.msg} at column {problem.colno})",
-                        value=around, expected="valid JSON", fix=fix) from None
-    except _Flaw as flaw:
-        raise DataError(f"{where}: {flaw}", value=flaw.value, expected="standard JSON", fix=flaw.fix) from None
-    except (ValueError, RecursionError) as problem:
-        what = "nested too deeply" if isinstance(problem, RecursionError) else "a whole number with too many digits"
-        raise DataError(f"{where}: JSON that can't be held ({what})", value=text, fix="leave the value out") from None
-
-
-def _is_object(value: Any, where: str) -> None:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: not a JSON object", value=json.dumps(value, ensure_ascii=False),
-                        expected='{"column": value, ...}', fix="give each value its column's name")
-
-
-def _read_jsonl(data: bytes, name: str) -> Parsed:
-    rows, numbers = [], []
-    for number, line in enumerate(_decoded(data, name).split("\n"), 1):
-        if line.strip(" \t\r"):
-            row = _json_value(line, name, number, "mend the line; a file that holds one array must end in .json")
-            _is_object(row, f"{name}, line {number}")
-            rows.append(row)
-            numbers.append(number)
-    return rows, None, numbers
-
-
-def _read_json(data: bytes, name: str) -> Parsed:
-    value = _json_value(_decoded(data, name), name, None, "mend it; a file with one object a line must end in .jsonl")
-    rows = value.get("data") if isinstance(value, dict) else value
-    if not isinstance(rows, list):
-        raise DataError(f"{name}: no array of rows", value=json.dumps(value, ensure_ascii=False),
-                        expected='[{...}, ...] or {"data": [{...}, ...]}', fix="wrap the rows in an array")
-    for number, row in enumerate(rows, 1):
-        _is_object(row, f"{name}, row {number}")
-    return rows, None, None
-
-
-def _read_csv(data: bytes, name: str, delimiter: str = ",") -> Parsed:
-    lines = io.StringIO(_decoded(data, name), newline="")
-    # the limit holds for the whole process, so it is only ever raised; a C long may have 32 bits
-    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] = []
-    rows, numbers, number = [], [], 1
-    try:
-        for fields in reader:
-            if fields and not header:
-                header = fields
-                _unique(header, f"{name}, line {number}")
-            elif fields:
-                if len(fields) != len(header):
-                    count = f"{len(fields)} field{'s' * (len(fields) > 1)}"
-                    raise DataError(f"{name}, line {number}: {count}", value=delimiter.join(fields),
-                                    expected=f"{len(header)}, as the header names: {shortened(', '.join(header))}",
-                                    fix="put a value that holds the separator between double quotes")
-                rows.append(dict(zip(header, fields, strict=True)))
-                numbers.append(number)
-            number = reader.line_num + 1
-    except csv.Error:
-        number, text = _open_quote(lines.getvalue(), number, delimiter)
-        raise DataError(f"{name}, line {number}: a quote opens here and is not closed before a separator", value=text,
-                        expected='"text", with "" for a quote inside', fix="close the quote, or double it") from None
-    return rows, header, numbers
-
-
-def _open_quote(text: str, number: int, delimiter: str) -> tuple[int, str]:
-    """Where the quote opens that the record which begins at line ``number`` fails on: its line, and what follows."""
-    lines = list(io.StringIO(text, newline=""))
-    rest, at = "".join(lines[number - 1 :]), 0
-    field = re.compile(f'"(?:[^"]|"")*+"(?={delimiter})|[^"{delimiter}][^{delimiter}]*|(?={delimiter})')
-    while match := field.match(rest, at):
-        at = match.end() + 1
-    return number + len(list(io.StringIO(rest[:at] + "x", newline=""))) - 1, rest[at : at + 60]
-
-
-def _read_arrow(data: bytes, name: str, *, parquet: bool = False) -> Parsed:
-    arrow = _package("pyarrow", name)
-    source = arrow.BufferReader(data)
-    try:
-        if parquet:
-            table = _package("pyarrow.parquet", name).ParquetFile(source).read()
-        else:
-            ipc = _package("pyarrow.ipc", name)
-            table = (ipc.open_file if data.startswith(b"ARROW1") else ipc.open_stream)(source).read_all()
-        # damaged offsets would be followed out of the buffer
-        table.validate(full=True)
-        _unique(table.column_names, name)
-        return table.to_pylist(), table.column_names, None
-    except (arrow.ArrowException, OSError, ValueError) as problem:
-        why = " ".join(str(problem).split())
-        raise DataError(f"{name}: not a whole {'Parquet' if parquet else 'Arrow'} file ({why})", value=data[:16],
-                        fix="fetch or write it again") from None
-
-
-PARSERS: dict[str, Callable[[bytes, str], Parsed]] = {
-    ".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".tsv": lambda data, name: _read_csv(data, name, "\t"),
-    ".parquet": lambda data, name: _read_arrow(data, name, parquet=True), ".arrow": _read_arrow}
-
-
 def _from_memory(source: Any) -> Table:
     name, columns = type(source).__name__, None
     items: Iterable[Any]
     if hasattr(source, "itertuples") and hasattr(source, "notna"):
         columns = [str(c) for c in source.columns]
-        _unique(columns, name)
+        unique(columns, name)
         whole = source.astype(object).where(source.notna(), None)
         items = (dict(zip(columns, values, strict=True)) for values in whole.itertuples(index=False, name=None))
     elif isinstance(source, Mapping) or not (isinstance(source, Iterable) or hasattr(source, "__getitem__")):
@@ -431,12 +218,6 @@ def _strings(value: Any) -> Iterator[str]:
             stack += [*item, *item.values()]
         elif isinstance(item, list | tuple):
             stack += item
-
-
-def _unique(names: Sequence[str], where: str) -> None:
-    if twice := [n for n, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{where}: a column name appears twice", value=", ".join(twice), expected="each name once",
-                        fix="rename one of them")
 
 
 def _no_columns(name: str, missing: Mapping[str, str], columns: Sequence[str], avoid: Iterable[str]) -> DataError:

@@ -230,8 +230,8 @@ class Attention(nn.Module):
         if keep is not None and cache is None and bias is None and self._one_a_row(keep, layout):
             # every token is a key, but only the tokens that are read need a query
             inner = self.qkv.weight.shape[0] // 3
-            q = self.qkv.part(x.index_select(0, keep), slice(0, inner)).unflatten(-1, (self.num_heads, -1))
-            k, v = self.qkv.part(x, slice(inner, None)).unflatten(-1, (2, self.num_heads, -1)).unbind(1)
+            q = self.qkv.part(x.index_select(0, keep), slice(0, inner)).view(len(keep), self.num_heads, -1)
+            k, v = self.qkv.part(x, slice(inner, None)).view(len(x), 2, self.num_heads, -1).unbind(1)
             at = Layout.of([1] * len(layout), device=x.device)
             y = attend(q, k, v, at, layout, self.pattern, scale=self.scale, dropout=dropout).flatten(1)
             return residual(self.out, y, add.index_select(0, keep), self.dropout if self.training else 0.0)
