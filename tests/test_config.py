@@ -49,7 +49,9 @@ def test_there_and_back() -> None:
     assert from_dict(Outer, json.loads(json.dumps(to_dict(value))), "here") == value
 
 
-@given(st.builds(Plan, epochs=st.floats(0.1, 100), batch=st.integers(1, 99), schedule=st.sampled_from(["linear", "cosine"]), seed=st.integers(0, 2**40)))
+@given(
+    st.builds(Plan, epochs=st.floats(0.1, 100), batch=st.integers(1, 99), schedule=st.sampled_from(["linear", "cosine"]), seed=st.integers(0, 2**40))
+)
 def test_a_plan_there_and_back(plan: Plan) -> None:
     assert from_dict(Plan, json.loads(json.dumps(to_dict(plan))), "the plan") == plan
 
@@ -72,7 +74,10 @@ def test_a_plan_there_and_back(plan: Plan) -> None:
         ({"count": 1, "table": {"k": "x"}}, ["'table' has the wrong type: 'x'"]),
         ({"count": 1, "many": "ab"}, ["'many' has the wrong type: 'ab'"]),
         ({"count": 1, "flag": 1}, ["'flag' has the wrong type: 1"]),
-        ({"kount": 1, "kind": "z", "flag": 0}, ["unknown key 'kount'", "missing key 'count'", "'kind' has an unknown value", "'flag' has the wrong type"]),
+        (
+            {"kount": 1, "kind": "z", "flag": 0},
+            ["unknown key 'kount'", "missing key 'count'", "'kind' has an unknown value", "'flag' has the wrong type"],
+        ),
     ],
     ids=str,
 )
@@ -80,12 +85,12 @@ def test_problems_are_told_together(data: dict[str, Any], words: list[str]) -> N
     with pytest.raises(OptionError) as caught:
         from_dict(Outer, data, "recipe.toml")
     message = str(caught.value)
-    assert message.startswith("recipe.toml can't be used: ") and all(word in message or word.replace("'table'", "'table'") in message for word in words), message
+    assert message.startswith("recipe.toml can't be used: ") and all(word in message for word in words), message
 
 
 def test_settings() -> None:
     value = Outer(1)
-    changed = override(value, ["count=7", "inner.rate=3", "kind=b", "limit=4", 'table={"a": 2}', "inner.names=[\"x\"]", "flag=true", "limit=null"])
+    changed = override(value, ["count=7", "inner.rate=3", "kind=b", "limit=4", 'table={"a": 2}', 'inner.names=["x"]', "flag=true", "limit=null"])
     assert changed == Outer(7, "b", Inner(3.0, ("x",)), None, {"a": 2.0}, flag=True) and value == Outer(1)
 
 
@@ -106,7 +111,9 @@ def test_settings_that_cannot_be(setting: str, message: str) -> None:
         override(Outer(1), [setting])
 
 
-@pytest.mark.parametrize(("text", "value"), [("1", 1), ("1e-3", 1e-3), ("true", True), ("null", None), ("[1]", [1]), ("window", "window"), ("", ""), ("1 2", "1 2")])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", 1), ("1e-3", 1e-3), ("true", True), ("null", None), ("[1]", [1]), ("window", "window"), ("", ""), ("1 2", "1 2")]
+)
 def test_parsed(text: str, value: Any) -> None:
     assert parsed(text) == value
 

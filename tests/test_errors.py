@@ -55,7 +55,16 @@ def test_parts_can_be_read_back() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [("나비", "'나비'"), ("a\nb", "'a\\nb'"), ("\ud83d", "'\\ud83d'"), (5, "5"), (b"\xff", "b'\\xff'"), ("it's", '"it\'s"'), (None, "None"), ("\u200b", "'\\u200b'")],
+    [
+        ("나비", "'나비'"),
+        ("a\nb", "'a\\nb'"),
+        ("\ud83d", "'\\ud83d'"),
+        (5, "5"),
+        (b"\xff", "b'\\xff'"),
+        ("it's", '"it\'s"'),
+        (None, "None"),
+        ("\u200b", "'\\u200b'"),
+    ],
 )
 def test_shortened(value: object, shown: str) -> None:
     assert shortened(value) == shown
@@ -68,7 +77,8 @@ def test_long_values_are_cut_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("epoch", "did you mean 'epochs'?"), ("Learning-Rate", "did you mean 'learning_rate'?"), ("qqq", ""), ("", ""), ("batchsize", "")]
+    ("name", "hint"),
+    [("epoch", "did you mean 'epochs'?"), ("Learning-Rate", "did you mean 'learning_rate'?"), ("qqq", ""), ("", ""), ("batchsize", "")],
 )
 def test_nearest(name: str, hint: str) -> None:
     assert nearest(name, ["epochs", "learning_rate", "patience"]) == hint

@@ -63,10 +63,10 @@ def test_it_does_not_depend_on_the_caller(tokenizer: Path) -> None:
 
 
 def test_kinds_of_data_are_one_run(tokenizer: Path, tmp_path: Path) -> None:
-    import pandas
+    import pandas as pd
 
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows(30)))
-    sources = [rows(30), read_table(tmp_path / "a.jsonl"), tmp_path / "a.jsonl", str(tmp_path / "a.jsonl"), pandas.DataFrame(rows(30))]
+    sources = [rows(30), read_table(tmp_path / "a.jsonl"), tmp_path / "a.jsonl", str(tmp_path / "a.jsonl"), pd.DataFrame(rows(30))]
     ends = [weights(run(tokenizer, data)[0].model) for data in sources]
     assert all(same(ends[0], end) for end in ends)
 
@@ -80,7 +80,10 @@ def test_a_share_for_dev_shares_no_text(tokenizer: Path, tmp_path: Path) -> None
 def test_a_base_of_another_head_says_so_in_one_sentence(tokenizer: Path, tmp_path: Path) -> None:
     nabi.save(model(tokenizer, ClassificationSettings(labels=("x", "y", "z"))), tmp_path / "base")
     fitted, said = run(tokenizer, base=tmp_path / "base")
-    assert said.splitlines()[0].startswith("text_classification starts with fresh weights for task.row.out.") and fitted.model.task.labels == ("neg", "pos")
+    assert said.splitlines()[0].startswith("text_classification starts with fresh weights for task.row.out.") and fitted.model.task.labels == (
+        "neg",
+        "pos",
+    )
     nabi.save(fitted.model, tmp_path / "again")
     assert "fresh" not in run(tokenizer, base=tmp_path / "again")[1]
 
@@ -88,7 +91,9 @@ def test_a_base_of_another_head_says_so_in_one_sentence(tokenizer: Path, tmp_pat
 def test_dropout_of_the_plan_is_the_models(tokenizer: Path) -> None:
     fitted, _ = run(tokenizer, plan=dataclasses.replace(PLAN, hidden_dropout=0.25, attention_dropout=0.35, head_dropout=0.45))
     layer, head = fitted.model.body.layers[0], fitted.model.task.row
-    found = {name: getattr(m, name) for m in layer.modules() for name in ("dropout", "attention_dropout") if isinstance(getattr(m, name, None), float)}
+    found = {
+        name: getattr(m, name) for m in layer.modules() for name in ("dropout", "attention_dropout") if isinstance(getattr(m, name, None), float)
+    }
     assert found == {"dropout": 0.25, "attention_dropout": 0.35} and fitted.model.body.dropout == 0.25 and head.dropout == 0.45
 
 
@@ -133,7 +138,9 @@ def test_what_it_refuses_leaves_no_folder(kwargs: dict[str, Any], message: str, 
 def test_the_tables_list_the_fields(page: str, section: str, cls: type[Any]) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"## {section}\n")[2].partition("\n## ")[0]
     cells = [line.split("|")[1:4] for line in text.splitlines() if line.startswith("| `")]
-    found = {name: value.strip() for names, values, _ in cells for name, value in zip(re.findall(r"`(\w+)`", names), padded(names, values), strict=True)}
+    found = {
+        name: value.strip() for names, values, _ in cells for name, value in zip(re.findall(r"`(\w+)`", names), padded(names, values), strict=True)
+    }
     fields = {f.name: f for f in dataclasses.fields(cls)}
     assert list(found) == list(fields)
     for name, shown in found.items():

@@ -20,7 +20,9 @@ def answers(seed: int, truths: str, guesses: str, count: int = 200) -> list[tupl
     return [(dice.choice(guesses), dice.choice(truths), dice.choice([0.0, 1.0, 1 / 3, dice.random()])) for _ in range(count)]
 
 
-@pytest.mark.parametrize(("truths", "guesses"), [("abcd", "abcd"), ("abc", "abc"), ("ab", "bc"), ("a", "abd"), ("aaaab", "a"), ("a", "a"), ("a", "b")])
+@pytest.mark.parametrize(
+    ("truths", "guesses"), [("abcd", "abcd"), ("abc", "abc"), ("ab", "bc"), ("a", "abd"), ("aaaab", "a"), ("a", "a"), ("a", "b")]
+)
 def test_confusion(truths: str, guesses: str) -> None:
     for seed in range(3):
         rows, score = answers(seed, truths, guesses), ConfusionScore(LABELS)

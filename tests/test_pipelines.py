@@ -9,7 +9,7 @@ from pathlib import Path
 from types import GeneratorType
 from typing import Any
 
-import pandas
+import pandas as pd
 import pytest
 import torch
 
@@ -98,7 +98,7 @@ def test_options_at_construction_hold_for_every_call(folder: Path) -> None:
 def test_everything_is_plain(classify: Any) -> None:
     for found in (classify(TEXTS), classify("good", top_k=None), classify(TEXTS, top_k=None), classify("good", return_all_scores=True)):
         assert json.loads(json.dumps(found)) == found
-    frame = pandas.DataFrame(classify(TEXTS))
+    frame = pd.DataFrame(classify(TEXTS))
     assert list(frame.columns) == ["label", "score"] and len(frame) == len(TEXTS) and frame["score"].dtype == float
 
 
@@ -127,7 +127,7 @@ def test_a_generator_stays_one_and_is_read_in_chunks(classify: Any) -> None:
 
 def test_other_iterables(classify: Any) -> None:
     wanted = classify(TEXTS)
-    for inputs in (tuple(TEXTS), pandas.Series(TEXTS), dict.fromkeys(TEXTS).keys(), pandas.DataFrame({"text": TEXTS, "id": range(5)})):
+    for inputs in (tuple(TEXTS), pd.Series(TEXTS), dict.fromkeys(TEXTS).keys(), pd.DataFrame({"text": TEXTS, "id": range(5)})):
         assert classify(inputs) == wanted
 
 
@@ -211,7 +211,9 @@ def test_bf16_is_near(folder: Path, classify: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "problem"), [(["joy", "anger", "fear"], None), (["x"], None), (["x", "y"], "multi_label_classification"), (["score"], "regression")], ids=str
+    ("labels", "problem"),
+    [(["joy", "anger", "fear"], None), (["x"], None), (["x", "y"], "multi_label_classification"), (["score"], "regression")],
+    ids=str,
 )
 def test_as_the_incumbent_answers(labels: list[str], problem: str | None, tokenizer: Path, tmp_path: Path) -> None:
     import transformers

@@ -154,7 +154,10 @@ def test_multi_label_and_regression_losses_by_hand(tokenizer: Path) -> None:
     total = 0.0
     for x, e in zip(logits_of(built, examples), examples, strict=True):
         p = 1 / (1 + (-x).exp())
-        total -= sum(w * math.log(q) if name in e["label"] else math.log(1 - q) for q, name, w in zip(p.tolist(), ("bad", "good"), (1, 3), strict=True)) / 2
+        total -= (
+            sum(w * math.log(q) if name in e["label"] else math.log(1 - q) for q, name, w in zip(p.tolist(), ("bad", "good"), (1, 3), strict=True))
+            / 2
+        )
     assert loss_of(built, examples) == pytest.approx(total / 9, rel=1e-5)
     built = model(tokenizer, ClassificationSettings(("score",), "regression"), dropout=0.0, init_std=0.3)
     examples = numbers(9)

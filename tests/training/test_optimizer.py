@@ -29,7 +29,9 @@ def reference(built: Model, plan: Plan) -> list[float]:
     data = feed(built, late(48), plan)
     decayed, others = ([p for p in built.parameters() if (p.dim() > 1) == d] for d in (True, False))
     adamw = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}], betas=(plan.beta1, plan.beta2), eps=plan.eps
+        [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        betas=(plan.beta1, plan.beta2),
+        eps=plan.eps,
     )
     norms = []
     built.train()

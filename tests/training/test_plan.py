@@ -58,15 +58,17 @@ def test_total(given: dict[str, Any], steps: int) -> None:
     assert Plan().total(50) == 150
 
 
-@pytest.mark.parametrize(("given", "steps"), [({"epochs": 3}, 10), ({"epochs": 100}, 100), ({"evaluate_every": 0.25}, 2), ({"evaluate_every": 0.01}, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("given", "steps"), [({"epochs": 3}, 10), ({"epochs": 100}, 100), ({"evaluate_every": 0.25}, 2), ({"evaluate_every": 0.01}, 1)], ids=str
+)
 def test_between_evaluations(given: dict[str, Any], steps: int) -> None:
     assert Plan(**given).between(10) == steps
 
 
 @pytest.mark.parametrize(
     "given",
-    [{"epochs": 0}, {"batch": 0}, {"tokens": -1}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"warmup": -1}, {"layer_decay": 0.0}, {"layer_decay": 1.1},
-     {"steps": 0}, {"clip": -1.0}, {"unfreeze": -1}, {"windows": 0}, {"evaluate_every": 0.0}, {"beta1": 1.0}, {"beta2": -0.1}, {"hidden_dropout": 1.0},
+    [{"epochs": 0}, {"batch": 0}, {"tokens": -1}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"warmup": -1}, {"layer_decay": 0.0},
+     {"layer_decay": 1.1}, {"steps": 0}, {"clip": -1.0}, {"unfreeze": -1}, {"windows": 0}, {"evaluate_every": 0.0}, {"beta1": 1.0}, {"beta2": -0.1}, {"hidden_dropout": 1.0},
      {"attention_dropout": -0.1}, {"head_dropout": 1.5}, {"patience": 0}, {"head_rate": 0.0}, {"epochs": math.inf}, {"learning_rate": math.inf}],
     ids=str,
 )  # fmt: skip

@@ -43,20 +43,21 @@ class _OneDnnLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.with_bias = bias is not None
-        return _in_onednn(F.linear, x, weight, bias)
+        return in_onednn(F.linear, x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad = grads[0]
         flat = grad.reshape(-1, grad.shape[-1])
-        to_x = _in_onednn(torch.matmul, grad, weight) if ctx.needs_input_grad[0] else None
-        to_weight = _in_onednn(torch.matmul, flat.t(), x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
+        to_x = in_onednn(torch.matmul, grad, weight) if ctx.needs_input_grad[0] else None
+        to_weight = in_onednn(torch.matmul, flat.t(), x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
         to_bias = flat.sum(0) if ctx.with_bias and ctx.needs_input_grad[2] else None
         return to_x, to_weight, to_bias
 
 
-def _in_onednn(product: Any, *args: Any) -> Tensor:
+def in_onednn(product: Any, *args: Any) -> Tensor:
+    """``product(*args)``, its float32 matrix product computed by oneDNN."""
     # the setting is global: set around one product only, because under it scaled_dot_product_attention is several times slower
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
