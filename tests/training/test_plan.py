@@ -68,8 +68,9 @@ def test_between_evaluations(given: dict[str, Any], steps: int) -> None:
 @pytest.mark.parametrize(
     "given",
     [{"epochs": 0}, {"batch": 0}, {"tokens": -1}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"warmup": -1}, {"layer_decay": 0.0},
-     {"layer_decay": 1.1}, {"steps": 0}, {"clip": -1.0}, {"unfreeze": -1}, {"windows": 0}, {"evaluate_every": 0.0}, {"beta1": 1.0}, {"beta2": -0.1}, {"hidden_dropout": 1.0},
-     {"attention_dropout": -0.1}, {"head_dropout": 1.5}, {"patience": 0}, {"head_rate": 0.0}, {"epochs": math.inf}, {"learning_rate": math.inf}],
+     {"layer_decay": 1.1}, {"steps": 0}, {"clip": -1.0}, {"unfreeze": -1}, {"windows": 0}, {"evaluate_every": 0.0}, {"beta1": 1.0},
+     {"beta2": -0.1}, {"hidden_dropout": 1.0}, {"attention_dropout": -0.1}, {"head_dropout": 1.5}, {"patience": 0},
+     {"head_rate": 0.0}, {"epochs": math.inf}, {"learning_rate": math.inf}],
     ids=str,
 )  # fmt: skip
 def test_a_plan_that_cannot_be_followed(given: dict[str, Any]) -> None:
