@@ -7,6 +7,7 @@ import os
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread costs more than it gives, most of all on a busy machine
 ALLOWED_SKIPS = 0
 _skipped: list[str] = []
 

@@ -250,6 +250,7 @@ def refused(done: Done, message: str, left: list[str]) -> None:
         (["--dev", "1.5"], "the dev fraction is out of range"),
         (["--plugin", "nowhere.py"], "no such plugin file: 'nowhere.py'"),
         (["--processes", "2"], "one process"),
+        (["--device", "nowhere"], "the device can't be used here: 'nowhere"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -161,12 +161,19 @@ def test_what_steers_the_incumbent_is_taken_with_one_warning(folder: Path, class
     with pytest.warns(UserWarning, match="batch_size, num_workers: accepted without effect") as seen:
         made = pipeline("text-classification", str(folder), batch_size=8, num_workers=0)
     assert len(seen) == 1 and seen[0].filename == __file__
-    with pytest.warns(UserWarning, match="batch_size, truncation: accepted without effect") as seen:
-        assert made("good", batch_size=8, truncation=True) == classify("good")
+    with pytest.warns(UserWarning, match="batch_size, padding: accepted without effect") as seen:
+        assert made("good", batch_size=8, padding=True) == classify("good")
     assert len(seen) == 1 and seen[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made(TEXTS[:4])
+
+
+def test_truncation_is_the_incumbents_word_for_cutting(classify: Any) -> None:
+    long = "good " * 400
+    assert classify(long, truncation=True) == classify(long, long="truncate")
+    assert classify(long, truncation=True, max_length=8) == classify("good " * 6)
+    assert classify(long, truncation=True) != classify(long) == classify(long, long="window")
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:

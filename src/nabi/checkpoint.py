@@ -56,6 +56,7 @@ def load(
         TokenizerError: its tokenizer can't be used.
     """
     _add(plugins)
+    _check_device(device)
     found = _Folder(resolve(model))
     kind = tasks.find(task) if task else found.task()
     result = found.model(kind, found.settings(kind), device, None)
@@ -74,6 +75,7 @@ def load_for_training(
         seed: of the fresh heads.
     """
     _add(plugins)
+    _check_device(device)
     return _Folder(resolve(model)).model(tasks.find(task), settings, device, seed)
 
 
@@ -114,6 +116,7 @@ def create(
         config = from_dict(kind.config, size, f"the size of {family}")
     from nabi.text import Tokenizer
 
+    _check_device(device)
     folder = resolve(tokenizer)
     config = replace(config, vocab_size=Tokenizer.load(folder).vocab_size)
     with torch.device(device):
@@ -190,6 +193,14 @@ def _model_folder(package: Path) -> Path:
     return folders[0]
 
 
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as problem:  # torch raises either, with several lines of its own sources
+        reason = str(problem).splitlines()[0]
+        raise OptionError("the device can't be used here", value=f"{device} ({reason})", expected="cpu, or a CUDA device that torch sees") from None
+
+
 def _add(files: Iterable[str | Path | ModuleType]) -> None:
     plugins.add(files)
 
@@ -217,6 +228,8 @@ class _Folder:
     """A model folder that was opened but not yet loaded."""
 
     def __init__(self, path: Path) -> None:
+        if not (path / "config.json").is_file() and any((path / name / "config.json").is_file() for name in ("best", "last")):
+            raise CheckpointError("the run in this folder is not over", value=str(path), fix=f"load {path / 'best'}, or go on with --resume")
         self.path = path
         self.files = read_tensors(path)
         if not (path / "config.json").is_file():

@@ -137,6 +137,8 @@ def pipeline(
 def _known(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the arguments that are options of the model's task; v4's others are told, anything else is refused."""
     known = {f.name for f in fields(model.task.Options)}
+    if "long" in known and options.get("truncation") and "long" not in options:
+        options = {**{k: v for k, v in options.items() if k != "truncation"}, "long": "truncate"}  # what v4's word asks for
     unused = sorted(options.keys() & (_NO_EFFECT - known))
     if unused:
         warnings.warn(f"{', '.join(unused)}: accepted without effect; nabi packs rows by length and never pads", stacklevel=3)

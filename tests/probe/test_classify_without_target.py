@@ -8,7 +8,9 @@ from nabi.batch import Row, batch_of
 from nabi.errors import InputError
 from nabi.model import Model
 from nabi.nn.body import Run
-from nabi.tasks.text_classification import ClassificationOptions as Options, ClassificationSettings as Settings, TextClassification
+from nabi.tasks.text_classification import ClassificationOptions as Options
+from nabi.tasks.text_classification import ClassificationSettings as Settings
+from nabi.tasks.text_classification import TextClassification
 from nabi.training.loop import backward, total_counts
 from nabi.training.plan import Plan
 

@@ -11,7 +11,8 @@ from nabi.batch import Row, batch_of
 from nabi.families.bert import FAMILY, Bert
 from nabi.inputs import Inputs
 from nabi.model import Model, Origin
-from nabi.tasks.text_classification import Settings, TextClassification
+from nabi.tasks.text_classification import ClassificationSettings as Settings
+from nabi.tasks.text_classification import TextClassification
 
 TEXT = "The f\u0301ilm  was NOT bad \U0001f600 at all, 나비가 " + unicodedata.normalize("NFD", "꽃에") + "앉았다. The film was bad bad NOT at all"
 WORDS = ["[CLS]", "[SEP]", "[UNK]", "the", "film", "was", "not", "bad", "\U0001f600", "at", "all", ",", "나비가", "꽃에", "앉았다", "."]

@@ -424,8 +424,6 @@ def test_a_broken_state(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (out / "last" / name).write_bytes(whole)
 
 
-# the sentence belongs in checkpoint._Folder; take the mark away with it
-@pytest.mark.xfail(reason="the error lists best and last but does not yet say that the run is not over")
 def test_loading_the_folder_before_the_end_names_best(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     broken_off(out, tokenizer, monkeypatch)
