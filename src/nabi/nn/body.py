@@ -9,7 +9,7 @@ import torch
 import torch.distributed.nn.functional as collective
 from torch import Tensor, nn
 
-from nabi.batch import Batch, Cache
+from nabi.batch import Batch, Cache, Part
 from nabi.errors import InputError
 from nabi.layout import Layout, Packed
 
@@ -135,6 +135,10 @@ class Run:
     def layout(self, batch: Batch, part: str) -> Layout:
         """Where the rows of the hidden values of ``part`` lie."""
         return self._body.layout(batch, part)
+
+    def part(self, batch: Batch, part: str) -> Part:
+        """The rows of a part, or of the one that the body makes it from."""
+        return batch.parts[part if part in batch.parts else self._body.makes[part]]
 
     def begin(self, batch: Batch, reserve: int) -> Cache:
         """A cache for the rows of ``batch``, as ``Body.begin`` makes it."""

@@ -154,7 +154,7 @@ class Task(nn.Module):
         (kind,) = self.heads
         head = getattr(self, kind)
         for batch in batches:
-            part = batch.parts[head.spec.reads]
+            part = run.part(batch, head.spec.reads)
             for row, example, logits in zip(part.ids, part.example.tolist(), head.read(run, batch).tolist(), strict=True):
                 if example != FILLER:
                     yield row, logits
