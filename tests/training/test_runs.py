@@ -180,6 +180,7 @@ def test_killed_at_random_moments_a_run_goes_on(unbroken: dict[str, Path], proce
             if code != -signal.SIGKILL:
                 break
             kills += 1
+            usual *= 1.1  # should the machine have become slower than when it was timed, later kills still meet a run that has got somewhere
             runs.recover(out / "last")
             if (out / "last").is_dir():
                 assert not checkpoint.load(out / "last").check_golden()
