@@ -145,8 +145,9 @@ def write_folder(model: Model, folder: Path) -> None:
     origin, kinds = model.origin, model.task.heads
     config = {**origin.hf_config, **families.config_to(origin.family, origin.config), **model.task.to_hf()}
     hf = origin.family.hf
-    config["model_type"] = config.get("model_type") if hf and config.get("model_type") in hf.types else (hf.types[0] if hf else origin.family_name)
-    config["architectures"] = [hf.heads[kinds][0]] if hf and kinds in hf.heads else []
+    if not hf or config.get("model_type") not in hf.types:
+        config["model_type"] = next(iter(hf.types)) if hf else origin.family_name
+    config["architectures"] = [hf.types[config["model_type"]] + hf.heads[kinds][0]] if hf and kinds in hf.heads else []
     config |= dict.fromkeys(config.keys() & {"dtype", "torch_dtype"}, "float32")  # what the incumbent would otherwise convert to
     table = _table(origin.family, kinds, hf.prefix if hf else "")
     state = {name: x.detach() for name, x in model.state_dict().items()}
@@ -268,11 +269,10 @@ class _Folder:
                 fix = f"if you have its file, give it as --plugin {self.ours.task}.py"
                 known = f"one of {', '.join(tasks.names())}"
                 raise CheckpointError("the checkpoint is for an unknown task", value=self.ours.task, expected=known, fix=fix) from None
-        hf = self.family.hf
-        kinds = {cls: kinds for kinds, (cls, _) in hf.heads.items()} if hf else {}
         for name in _strings(self.config.get("architectures")):
+            kinds = self.family.hf.kinds(name) if self.family.hf else None
             for task in map(tasks.find, tasks.names()):
-                if name in kinds and task.heads == kinds[name]:
+                if task.heads == kinds:
                     return task
         raise MissingHeadError(
             "the checkpoint does not say which task it answers",
@@ -410,4 +410,4 @@ def _own_names(family: Family) -> HF:
     with torch.device("meta"):
         names = list(families.build(family, family.sizes["tiny"]).state_dict())
     pattern = sorted({".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names})
-    return HF(types=(), fields={}, fixed={}, weights=tuple(same(f"body.{n}", n) for n in pattern), prefix="", heads={})
+    return HF(types={}, fields={}, fixed={}, weights=tuple(same(f"body.{n}", n) for n in pattern), prefix="", heads={})

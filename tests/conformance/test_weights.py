@@ -41,9 +41,10 @@ def test_the_incumbents_folder_is_saved_bit_equal(family: str, kinds: tuple[str,
     hf = families.find(family).hf
     assert hf is not None
     keys = {k: v for k, v in families.config_to(families.find(family), config_of(family)).items() if v is not None and k not in hf.fixed}
-    config = transformers.AutoConfig.for_model(hf.types[0], **keys, num_labels=2)
+    model_type, stem = next(iter(hf.types.items()))
+    config = transformers.AutoConfig.for_model(model_type, **keys, num_labels=2)
     torch.manual_seed(0)
-    theirs = getattr(transformers, hf.heads[kinds][0])(config)
+    theirs = getattr(transformers, stem + hf.heads[kinds][0])(config)
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.2)

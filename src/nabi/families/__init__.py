@@ -27,7 +27,7 @@ _HARMLESS = frozenset(
         "output_attentions", "output_hidden_states", "return_dict", "tie_word_embeddings", "finetuning_task", "_name_or_path", "_num_labels",
         "tokenizer_class", "task_specific_params", "torchscript", "directionality", "pooler_fc_size", "pooler_num_attention_heads",
         "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "is_encoder_decoder", "embedding_size", "hidden_dropout",
-        "attn_implementation",
+        "attn_implementation", "sinusoidal_pos_embds", "tie_weights_", "output_past",
     }
 )
 
@@ -37,18 +37,18 @@ class HF:
     """How the incumbent writes this family, read both ways.
 
     Attributes:
-        types: the ``model_type`` values.
+        types: the ``model_type`` values -> what the names of their classes begin with.
         fields: their key in config.json -> our field.
         fixed: keys that change the mathematics and must have this value; anything else is refused by name.
         weights: name entries of the body.
         prefix: what stands before them when a head is there.
         shared: entries of head weights that the incumbent keeps with its body (BERT's pooler), ours named ``kind.module``.
-        heads: the kinds of a task -> (class name, entries of their weights, ours named ``kind.module``).
+        heads: the kinds of a task -> (end of the class name, entries of their weights, ours named ``kind.module``).
         legacy: old suffix -> new, for loading only.
         ignore: pattern -> reason, tensors that carry nothing.
     """
 
-    types: tuple[str, ...]
+    types: Mapping[str, str]
     fields: Mapping[str, str]
     fixed: Mapping[str, object]
     weights: tuple[Entry, ...]
@@ -57,6 +57,11 @@ class HF:
     shared: tuple[Entry, ...] = ()
     legacy: Mapping[str, str] = field(default_factory=dict)
     ignore: Mapping[str, str] = field(default_factory=dict)
+
+    def kinds(self, architecture: str) -> tuple[str, ...] | None:
+        """The head kinds of one of the incumbent's classes, such as BertForSequenceClassification; None if it is none of this family's."""
+        named = {stem + end: kinds for stem in self.types.values() for kinds, (end, _) in self.heads.items()}
+        return named.get(architecture)
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,9 @@ def config_from(family: Family, data: Mapping[str, Any], where: str) -> Any:
         elif hints[name].default is dataclasses.MISSING:
             problems.append(f"'{key}' is missing")
     for name, value in values.items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            problems.append(f"'{name}' is {value}, expected at least 1")
+        least = 0 if name.endswith("_id") else 1
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            problems.append(f"'{name}' is {value}, expected at least {least}")
     if problems:
         fix = "this checkpoint needs another family, or its config was edited"
         raise CheckpointError(f"{where} can't be used: " + "; ".join(problems), fix=fix)

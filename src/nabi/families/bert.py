@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from nabi.batch import Batch, Cache
 from nabi.families import HF, Family
-from nabi.layout import Layout, Packed
-from nabi.nn.attention import Attention
+from nabi.layout import Packed
 from nabi.nn.body import Body
 from nabi.nn.dropout import dropout
+from nabi.nn.encoder import PostNormLayer, through
 from nabi.nn.heads import HeadSpec
-from nabi.nn.linear import Embedding, FeedForward, LayerNorm, normal_
+from nabi.nn.linear import Embedding, LayerNorm, normal_
 from nabi.weights.names import same, stacked
 
 
@@ -57,23 +57,6 @@ class BertEmbeddings(nn.Module):
         return y
 
 
-class BertLayer(nn.Module):
-    """Self-attention and feed-forward, a norm after each residual."""
-
-    def __init__(self, c: BertConfig) -> None:
-        super().__init__()
-        self.attention = Attention(c.hidden_size, c.num_heads, dropout=c.hidden_dropout, attention_dropout=c.attention_dropout)
-        self.attention_norm = LayerNorm(c.hidden_size, c.norm_eps)
-        self.feed_forward = FeedForward(c.hidden_size, c.intermediate_size, c.activation, c.hidden_dropout)
-        self.norm = LayerNorm(c.hidden_size, c.norm_eps)
-
-    def forward(self, x: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
-        """(T, W) -> (T, W), or (K, W) for the kept tokens."""
-        x = self.attention_norm(self.attention(x, layout, add=x, keep=keep))
-        y: Tensor = self.norm(self.feed_forward(x, add=x))
-        return y
-
-
 class Bert(Body):
     """The encoder."""
 
@@ -87,10 +70,21 @@ class Bert(Body):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.hidden_size, self.limits = config.hidden_size, {"text": config.max_positions}
-        self.head_dropout = config.hidden_dropout if config.head_dropout is None else config.head_dropout
+        self.head_dropout = dict.fromkeys(self.heads, config.hidden_dropout if config.head_dropout is None else config.head_dropout)
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = BertEmbeddings(config)
-        self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            PostNormLayer(
+                config.hidden_size,
+                config.num_heads,
+                config.intermediate_size,
+                activation=config.activation,
+                norm_eps=config.norm_eps,
+                dropout=config.hidden_dropout,
+                attention_dropout=config.attention_dropout,
+            )
+            for _ in range(config.num_layers)
+        )
 
     def embed(self, batch: Batch) -> dict[str, Packed]:
         part = batch.parts["text"]
@@ -107,10 +101,7 @@ class Bert(Body):
         layout, kept = batch.parts["text"].layout, (keep or {}).get("text")
         x = (embedded or self.embed(batch))["text"].values
         x = dropout(x, self.dropout, self.training)
-        for layer in self.layers[:-1]:
-            x = layer(x, layout)
-        x = self.layers[-1](x, layout, kept)
-        return {"text": Packed(x, layout if kept is None else None)}
+        return {"text": Packed(through(self.layers, x, layout, kept), layout if kept is None else None)}
 
     def groups(self) -> list[nn.Module]:
         return [self.embeddings, *self.layers]
@@ -133,7 +124,7 @@ FAMILY = Family(
         "large": BertConfig(hidden_size=1024, num_layers=24, num_heads=16, intermediate_size=4096),
     },
     hf=HF(
-        types=("bert",),
+        types={"bert": "Bert"},
         fields={
             "vocab_size": "vocab_size",
             "hidden_size": "hidden_size",
@@ -165,9 +156,9 @@ FAMILY = Family(
         prefix="bert.",
         shared=(same("pooler.dense", "row.dense"),),
         heads={
-            ("row",): ("BertForSequenceClassification", _ROW),
-            ("token",): ("BertForTokenClassification", (same("classifier", "token.out"),)),
-            ("span",): ("BertForQuestionAnswering", (same("qa_outputs", "span.out"),)),
+            ("row",): ("ForSequenceClassification", _ROW),
+            ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
+            ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
         },
         legacy={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
         ignore={r"(bert\.)?embeddings\.position_ids": "a constant", r"cls\..*": "the pretraining heads"},

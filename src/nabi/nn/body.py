@@ -29,7 +29,8 @@ class Body(nn.Module):
     Attributes:
         hidden_size: W of what :meth:`forward` returns.
         limits: part name -> the longest row that it takes.
-        head_dropout, init_std: what heads on this body start from.
+        head_dropout: head kind -> dropout before its output layer; none if it is missing.
+        init_std: of the heads' initial weights.
     """
 
     needs: ClassVar[Mapping[str, frozenset[str]]]
@@ -38,7 +39,7 @@ class Body(nn.Module):
     makes: ClassVar[Mapping[str, str]] = {}
     hidden_size: int
     limits: Mapping[str, int] = {}
-    head_dropout: float = 0.0
+    head_dropout: Mapping[str, float] = {}
     init_std: float = 0.02
 
     def begin(self, batch: Batch, reserve: int) -> Cache:

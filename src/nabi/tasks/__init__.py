@@ -110,7 +110,7 @@ class Task(nn.Module):
         for kind, size in self.outputs().items():
             if kind not in body.heads:
                 raise OptionError(f"{type(body).__name__} has no '{kind}' head, which {self.name} needs", expected=f"one of {', '.join(body.heads)}")
-            self.add_module(kind, Head(body.heads[kind], body.hidden_size, size, dropout=body.head_dropout, std=body.init_std))
+            self.add_module(kind, Head(body.heads[kind], body.hidden_size, size, dropout=body.head_dropout.get(kind, 0.0), std=body.init_std))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fill the heads for training from scratch."""

@@ -32,6 +32,9 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"\w[\w.+-]*\.safetensors")
 _PICKLED = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl)(\.index\.json)?")
 _REFETCH = "the file is cut off or damaged; fetch or write it again"
+# some CPUs' matrix products round by where a tensor lies; small ones that a file holds off a cache line are moved, so that a small model that was saved
+# and loaded reads bit for bit as before
+SMALL, BOUNDARY = 1 << 20, 64  # bytes
 
 
 class TensorFiles(Mapping[str, Tensor]):
@@ -179,7 +182,7 @@ def place(
 ) -> None:
     """Put ``tensors`` in the place of the module's parameters and buffers of those names, as after building it on ``meta``.
 
-    Nothing is copied unless dtype or device change, so a mapped tensor becomes a mapped parameter, which can be trained. Parameters keep
+    Nothing large is copied unless dtype or device change, so a mapped tensor becomes a mapped parameter, which can be trained. Parameters keep
     ``requires_grad``; one that has several names in the module keeps them all. What ``tensors`` does not name stays as it is.
 
     Args:
@@ -219,6 +222,8 @@ def place(
             if id(old) not in placed:
                 tensor = chosen[id(old)].detach()
                 tensor = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+                if tensor.device.type == "cpu" and tensor.nbytes <= SMALL and tensor.data_ptr() % BOUNDARY:
+                    tensor = tensor.clone()
                 placed[id(old)] = nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
             held[key] = placed[id(old)]
 

@@ -1,0 +1,58 @@
+"""The post-norm encoder layer that BERT, DistilBERT and RoBERTa share, and the walk through a stack of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from nabi.layout import Layout
+from nabi.nn.attention import Attention
+from nabi.nn.linear import FeedForward, LayerNorm
+
+
+class PostNormLayer(nn.Module):
+    """Self-attention and feed-forward, a norm after each residual (Vaswani et al. 2017, section 3.1).
+
+    Args:
+        hidden_size, num_heads, intermediate_size: W, H and the inner size of the feed-forward.
+        activation: its name.
+        norm_eps: of both norms.
+        dropout: on the result of the feed-forward.
+        attention_dropout: on the attention weights.
+        output_dropout: on the result of the attention; ``dropout`` if None.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        *,
+        activation: str,
+        norm_eps: float,
+        dropout: float,
+        attention_dropout: float,
+        output_dropout: float | None = None,
+    ) -> None:
+        super().__init__()
+        on_output = dropout if output_dropout is None else output_dropout
+        self.attention = Attention(hidden_size, num_heads, dropout=on_output, attention_dropout=attention_dropout)
+        self.attention_norm = LayerNorm(hidden_size, norm_eps)
+        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout)
+        self.norm = LayerNorm(hidden_size, norm_eps)
+
+    def forward(self, x: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
+        """(T, W) -> (T, W), or (K, W) for the kept tokens."""
+        x = self.attention_norm(self.attention(x, layout, add=x, keep=keep))
+        y: Tensor = self.norm(self.feed_forward(x, add=x))
+        return y
+
+
+def through(layers: Sequence[Any] | nn.ModuleList, x: Tensor, layout: Layout, keep: Tensor | None) -> Tensor:
+    """(T, W) through all layers; the last one computes only the tokens of ``keep`` (K,), all if None."""
+    for layer in layers[:-1]:  # type: ignore[union-attr]
+        x = layer(x, layout)
+    y: Tensor = layers[-1](x, layout, keep)  # type: ignore[operator]
+    return y
