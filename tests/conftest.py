@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import string
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +33,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"skipped tests: {len(_skipped)} (allowed: {ALLOWED_SKIPS})", red=len(_skipped) != ALLOWED_SKIPS)
     for name in _skipped:
         terminalreporter.write_line(f"  a skipped test fails the run: {name}", red=True)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer that fits every tiny vocabulary: WordPiece over letters, 60 words."""
+    folder, letters = tmp_path_factory.mktemp("tokenizer"), string.ascii_lowercase
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", *letters, *(f"##{c}" for c in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return folder

@@ -29,15 +29,6 @@ PROBLEMS = {
 TEXTS = ["a good film", "bad", "", "a very very long and winding text", "Film! GOOD? 12"]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 words: WordPiece over letters."""
-    folder, letters = tmp_path_factory.mktemp("tokenizer"), "abcdefghijklmnopqrstuvwxyz"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", *letters, *(f"##{c}" for c in letters)]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    return folder
-
-
 def hidden_states(body: Body, given: Batch) -> list[Tensor]:
     """Embeddings and each layer's result, (T, W) each."""
     seen: list[Tensor] = [body.embed(given)["text"].values]

@@ -1,0 +1,234 @@
+"""Parity with the incumbent's DistilBERT, RoBERTa, XLM-R and CamemBERT at 1e-5, weights from N(0, 0.25), both ways; and the table of heads that are not here yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.models.auto import modeling_auto
+
+from conformance.kit import randomised, task_with
+from nabi import checkpoint, families, load
+from nabi.batch import Batch, Row, batch_of
+from nabi.nn.body import Run
+from parity.kit import CONTROL, LENGTHS, TOLERANCE, gap
+
+TYPES = [(name, kind) for name in families.names() if (hf := families.find(name).hf) for kind in hf.types if name != "bert"]
+SIZES = {"vocab_size": 60, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "intermediate_size": 64}
+HEADS = [(name, kind, kinds) for name, kind in TYPES for kinds in families.find(name).hf.heads]  # type: ignore[union-attr]
+
+
+def theirs(family: str, model_type: str, end: str, folder: Path, tokenizer: Path, **settings: Any) -> Any:
+    """A model of the incumbent with all weights from N(0, 0.25), saved in ``folder`` with a tokenizer."""
+    hf = families.find(family).hf
+    assert hf is not None
+    positions = 40 + (getattr(families.find(family).sizes["tiny"], "pad_id", -1) + 1)
+    keys = {key: value for key, name in hf.fields.items() for ours, value in {**SIZES, "max_positions": positions}.items() if name == ours}
+    config = transformers.AutoConfig.for_model(model_type, **{**keys, **settings})
+    made = randomised(getattr(transformers, hf.types[model_type] + end)(config)).eval()
+    made.save_pretrained(folder)
+    for file in tokenizer.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return made
+
+
+def batch(family: str, segments: int) -> Batch:
+    """Ragged rows; segments turn from 0 to ``segments`` - 1 somewhere, where the family reads them."""
+    g = torch.Generator().manual_seed(1)
+    rows = []
+    for i, n in enumerate(LENGTHS):
+        streams = {"tokens": torch.randint(5, 60, (n,), generator=g).tolist(), "segments": [0] * (n // 2) + [segments - 1] * (n - n // 2)}
+        needed = families.find(family).body.needs["text"]
+        rows.append(Row({"text": {name: x for name, x in streams.items() if name in needed}}, example=i))
+    return batch_of(rows, range(len(rows)), {})
+
+
+def padded(given: Batch, masked: bool = True) -> dict[str, Tensor]:
+    """The same rows as the incumbent reads them; padded with 1, RoBERTa's padding, from which it counts positions."""
+    part = given.parts["text"]
+    names = {"tokens": "input_ids", "segments": "token_type_ids"}
+    found = {
+        names[s]: torch.nn.utils.rnn.pad_sequence(x.split(part.layout.lengths), batch_first=True, padding_value=1 if s == "tokens" else 0)
+        for s, x in part.streams.items()
+    }
+    mask = torch.arange(max(LENGTHS))[None] < part.layout.sizes[:, None]
+    return {**found, "attention_mask": mask.long() if masked else torch.ones_like(mask).long()}
+
+
+def packed(given: Batch, values: Tensor) -> Tensor:
+    """(N, L, ...) of the incumbent -> (T, ...)."""
+    return values[padded(given)["attention_mask"].bool()]
+
+
+def segments_of(model: Any) -> int:
+    return int(getattr(model.config, "type_vocab_size", 1))
+
+
+def shifted(given: Batch) -> Batch:
+    """Positions from 1."""
+    part = given.parts["text"]
+    return Batch({"text": replace(part, layout=part.layout.continued(torch.ones(len(part.layout), dtype=torch.int64)))})
+
+
+@pytest.mark.parametrize(("family", "model_type"), TYPES)
+@torch.no_grad()
+def test_hidden_states(family: str, model_type: str, tmp_path: Path, tokenizer: Path) -> None:
+    """Embeddings and all layers, in float64 too, where formulas that are nearly the same are told apart."""
+    # one position more than the longest row has, so that the control's positions exist; no rule of the incumbent's depends on it
+    longer = {"max_position_embeddings": 43}
+    for dtype, tolerance in ((torch.float32, TOLERANCE), (torch.float64, 1e-10)):
+        folder = tmp_path / str(dtype)
+        model = theirs(family, model_type, "Model", folder, tokenizer, **longer).to(dtype)
+        given = batch(family, segments_of(model))
+        wanted = [packed(given, h) for h in model(**padded(given), output_hidden_states=True).hidden_states]
+        body = checkpoint.load_body(folder).to(dtype)
+        seen = [body.embed(given)["text"].values]
+        hooks = [layer.register_forward_hook(lambda m, _, out, seen=seen: seen.append(out)) for layer in body.layers]  # type: ignore[union-attr,operator]
+        body(given)
+        for hook in hooks:
+            hook.remove()
+        gaps = [gap(a, b) for a, b in zip(seen, wanted, strict=True)]
+        controls = {
+            "positions from 1": body(shifted(given))["text"].values,
+            "no mask": packed(given, model(**padded(given, masked=False)).last_hidden_state),
+        }
+        report = {name: gap(x, wanted[-1]) for name, x in controls.items()}
+        print(f"{model_type}, {dtype}: {max(gaps):.1e}; controls", {name: f"{x:.1e}" for name, x in report.items()})
+        assert len(gaps) == 4 and max(gaps) <= tolerance and min(report.values()) >= 100 * tolerance, (gaps, report)
+
+
+@pytest.mark.parametrize(("family", "model_type", "kinds"), HEADS, ids=lambda x: x if isinstance(x, str) else "+".join(x))
+def test_heads_and_gradients_both_ways(family: str, model_type: str, kinds: tuple[str, ...], tmp_path: Path, tokenizer: Path) -> None:
+    """Logits and the gradient of every parameter under their names; our folder, changed, opens there with equal logits."""
+    hf = families.find(family).hf
+    assert hf is not None
+    (kind,) = kinds
+    model = theirs(family, model_type, hf.heads[kinds][0], tmp_path / "theirs", tokenizer, num_labels=2)
+    given = batch(family, segments_of(model))
+    task = task_with(kinds, 2)
+
+    def logits(of: Any) -> Tensor:
+        out = of(**padded(given))
+        if kind == "row":
+            found: Tensor = out.logits
+            return found
+        return packed(given, out.logits if kind == "token" else torch.stack([out.start_logits, out.end_logits], -1))
+
+    wanted = logits(model)
+    ours = checkpoint._Folder(tmp_path / "theirs").model(task, task.Settings(), "cpu", None)
+    head: Any = getattr(ours.task, kind)
+    found = head.read(Run(ours.body), given)
+    control = {"other positions": gap(head.read(Run(ours.body), batch_of_halves(given)), wanted), "outputs exchanged": gap(found.flip(1), wanted)}
+    assert gap(found, wanted) <= TOLERANCE and min(control.values()) >= CONTROL, (gap(found, wanted), control)
+
+    label = torch.arange(len(wanted)) % 2
+    F.cross_entropy(wanted, label).backward()
+    F.cross_entropy(found, label).backward()
+    theirs_by_name = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    table = checkpoint._table(ours.origin.family, kinds, hf.prefix)
+    ours_by_name = table.save({name: p.grad for name, p in ours.named_parameters() if p.grad is not None})
+    assert ours_by_name.keys() == theirs_by_name.keys()
+    scale = max(1.0, *(float(g.abs().max()) for g in theirs_by_name.values()))
+    gaps = {name: float((ours_by_name[name] - g).abs().max()) / scale for name, g in theirs_by_name.items()}
+    print(f"{model_type} {kind}: logits {gap(found, wanted):.1e}, gradients {max(gaps.values()):.1e}; controls", {n: f"{x:.1e}" for n, x in control.items()})
+    assert max(gaps.values()) <= TOLERANCE, max(gaps, key=gaps.__getitem__)
+
+    with torch.no_grad():
+        for p in ours.parameters():
+            p.mul_(1.01)
+        checkpoint.save(ours, tmp_path / "ours")
+        config = json.loads((tmp_path / "ours" / "config.json").read_text())
+        assert config["model_type"] == model_type and config["architectures"] == [hf.types[model_type] + hf.heads[kinds][0]]
+        opened, report = getattr(transformers, config["architectures"][0]).from_pretrained(tmp_path / "ours", output_loading_info=True)
+        assert not any(report.values()), report
+        assert gap(logits(opened.eval()), head.read(Run(ours.body), given)) <= TOLERANCE
+        assert gap(logits(opened.eval()), wanted) >= CONTROL  # control: the unchanged weights
+
+
+def batch_of_halves(given: Batch) -> Batch:
+    """The tokens of each row in turned order: what is wrong if order does not matter."""
+    part = given.parts["text"]
+    turned = {name: torch.cat([x.flip(0) for x in values.split(part.layout.lengths)]) for name, values in part.streams.items()}
+    return Batch({"text": replace(part, streams=turned)})
+
+
+@pytest.mark.parametrize(("family", "model_type"), TYPES)
+@torch.no_grad()
+def test_text_classification_of_every_type(family: str, model_type: str, tmp_path: Path, tokenizer: Path) -> None:
+    """The task is found by ``architectures``, label names are kept."""
+    names = {"id2label": {0: "ham", 1: "나쁨"}, "label2id": {"ham": 0, "나쁨": 1}}
+    model = theirs(family, model_type, "ForSequenceClassification", tmp_path, tokenizer, **names)
+    ours = load(tmp_path)
+    assert ours.task.name == "text_classification" and ours.task.settings.labels == ("ham", "나쁨")
+    given = batch(family, segments_of(model))
+    assert gap(ours.task.row.read(Run(ours.body), given), model(**padded(given)).logits) <= TOLERANCE  # type: ignore[union-attr,operator]
+
+
+@torch.no_grad()
+def test_one_segment_takes_every_segment(tmp_path: Path, tokenizer: Path) -> None:
+    """A BERT tokenizer over a RoBERTa of one segment numbers the second text of a pair 1, which its table does not hold."""
+    theirs("roberta", "roberta", "ForSequenceClassification", tmp_path, tokenizer, num_labels=2, type_vocab_size=1)
+    ours = load(tmp_path)
+    rows = ours.encode({"text": "a good film", "text_pair": "a bad film"}, ours.options())
+    assert 1 in rows[0].parts["text"]["segments"]
+    flat = [replace(row, parts={"text": {**row.parts["text"], "segments": [0] * len(row.parts["text"]["tokens"])}}) for row in rows]
+    assert list(ours.readings(rows, ours.options())) == list(ours.readings(flat, ours.options()))
+
+
+@torch.no_grad()
+def test_tensors_that_no_head_reads(tmp_path: Path, tokenizer: Path) -> None:
+    """A base model with a pooler and a language model's head load as bodies; a tensor of nobody is refused (control)."""
+    for model_type, end in (("roberta", "Model"), ("roberta", "ForMaskedLM"), ("xlm-roberta", "ForMaskedLM")):
+        theirs("roberta", model_type, end, tmp_path / end, tokenizer)
+        checkpoint.load_body(tmp_path / end)
+    theirs("distilbert", "distilbert", "ForMaskedLM", tmp_path / "distil", tokenizer)
+    checkpoint.load_body(tmp_path / "distil")
+    file = tmp_path / "distil" / "model.safetensors"
+    save_file({**load_file(file), "extra.weight": torch.ones(2)}, file, metadata={"format": "pt"})
+    with pytest.raises(checkpoint.CheckpointError, match="no place in distilbert"):
+        checkpoint.load_body(tmp_path / "distil")
+
+
+TASK_CLASSES: Mapping[str, str] = {  # head kinds -> the incumbent's list of classes for it
+    "row": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "token": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "span": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "vocabulary": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "choice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES",
+    "next_sentence": "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES",
+    "vocabulary+next_sentence": "MODEL_FOR_PRETRAINING_MAPPING_NAMES",
+    "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+}
+
+
+def test_the_table_of_heads(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of the incumbent's classes open here; every one whose task exists must."""
+    from nabi import tasks
+
+    needed = {"+".join(tasks.find(name).heads) for name in tasks.names()}
+    lines, missing = [], []
+    for name in families.names():
+        hf = families.find(name).hf
+        for model_type in hf.types if hf else ():
+            cells = {}
+            for kind, listing in TASK_CLASSES.items():
+                cls = getattr(modeling_auto, listing).get(model_type)
+                ours = hf is not None and tuple(kind.split("+")) in hf.heads
+                cells[kind] = "-" if cls is None else "opens" if ours else "missing"
+                if cls is not None and ours:
+                    assert hf is not None and hf.kinds(cls if isinstance(cls, str) else cls[0]) == tuple(kind.split("+"))
+                if cells[kind] == "missing" and kind in needed:
+                    missing.append((model_type, kind))
+            lines.append(f"{model_type:<14}" + "  ".join(f"{cell:<{len(kind)}}" for kind, cell in cells.items()))
+    with capsys.disabled():
+        print(f"\n{'':<14}" + "  ".join(f"{kind:<7}" if len(kind) < 7 else kind for kind in TASK_CLASSES), *lines, sep="\n")
+    assert not missing and len(lines) >= 5
