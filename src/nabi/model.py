@@ -134,10 +134,18 @@ class Model(nn.Module):
         while chunk := [self.task.example_of(item) for item in islice(source, CHUNK)]:
             names = [where[done + i] if where else f"input {done + i + 1}" for i in range(len(chunk))]
             rows = [self.encode(example, options, use, name, i) for i, (example, name) in enumerate(zip(chunk, names, strict=True))]
-            yield from self._answered(chunk, rows, options, tokens)
+            yield from self.answered(chunk, rows, options, tokens)
             done += len(chunk)
 
-    def _answered(self, examples: list[Example], rows: list[list[Row]], options: Any, tokens: int) -> Iterator[Any]:
+    def answered(self, examples: Sequence[Example], rows: list[list[Row]], options: Any, tokens: int = 8192) -> Iterator[Any]:
+        """One answer an example from its encoded rows, in order; all of them are read at once.
+
+        Args:
+            examples: what the task reads.
+            rows: of each example, as :meth:`encode` gives them.
+            options: the task's ``Options``.
+            tokens: in a batch at most.
+        """
         answers: list[Any] = [None] * len(examples)
         open_ = list(range(len(examples)))
         while open_:

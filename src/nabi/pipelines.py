@@ -5,6 +5,7 @@ Unusual: there is no batch size to find; rows are sorted by length, packed by to
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -12,16 +13,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from nabi import checkpoint, tasks
 from nabi.data import read_table
 from nabi.errors import InputError, OptionError, nearest
 from nabi.model import Model
+from nabi.weights import hub
 
 # v4's arguments that steer what nabi decides by itself: taken, and said once to have no effect
 _NO_EFFECT = frozenset(
     {
-        "framework", "use_fast", "batch_size", "num_workers", "binary_output", "padding", "truncation", "device_map", "model_kwargs", "token",
-        "use_auth_token",
+        "use_fast", "batch_size", "num_workers", "binary_output", "padding", "truncation", "device_map", "model_kwargs",
     }
 )  # fmt: skip
 _DTYPES = {"float32": "fp32", "fp32": "fp32", "torch.float32": "fp32", "bfloat16": "bf16", "bf16": "bf16", "torch.bfloat16": "bf16", "auto": None}
@@ -58,10 +61,10 @@ class Pipeline:
         checkpoint.save(self.model, folder)
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """Answers in v4's shapes: one for one input, a list for a list, an iterator for an iterator (in constant memory).
+        """Answers in v4's shapes: one for one input, a list for a list, an iterator for an iterator or a data set (in constant memory).
 
         Args:
-            inputs: a str, a mapping with the task's columns, a list of these, a DataFrame, or any iterable of them.
+            inputs: a str, a mapping with the task's columns, a list of these, a DataFrame or a column of one, a data set, or any iterable of them.
             options: of the task, over the pipeline's own.
 
         Raises:
@@ -70,27 +73,58 @@ class Pipeline:
         """
         opts = self.model.options({**self._defaults, **_known(self.model, options)})
         if isinstance(inputs, str | Mapping):
-            (answer,) = self.model.answers([inputs], opts)
-            return self.model.task.present(answer, opts, isinstance(inputs, str))
+            return self.postprocess(self._forward(self.preprocess(inputs, opts)), opts, isinstance(inputs, str) and "top_k" not in options)
         if hasattr(inputs, "itertuples"):  # a DataFrame, which would give its column names
             inputs = read_table(inputs)
+        lazy = isinstance(inputs, Iterator)
+        if isinstance(inputs, Dataset):  # torch's need not be iterable
+            inputs, lazy = (inputs[i] for i in range(len(inputs))), True  # type: ignore[arg-type]
         if not isinstance(inputs, Iterable):
             raise InputError("this is no input", value=repr(inputs), expected="a str, a mapping, or an iterable of these")
-        results = (self.model.task.present(answer, opts, False) for answer in self.model.answers(inputs, opts))
-        return results if isinstance(inputs, Iterator) else list(results)
+        results = self._many(inputs, opts)
+        return results if lazy else list(results)
+
+    def _many(self, inputs: Iterable[Any], options: Any) -> Iterator[Any]:
+        hooks = ("preprocess", "_forward", "postprocess")
+        if any(getattr(type(self), name) is not getattr(Pipeline, name) for name in hooks):  # a subclass sees its inputs one by one, as in v4
+            return (self.postprocess(self._forward(self.preprocess(item, options)), options) for item in inputs)
+        return (self.model.task.present(answer, options, False) for answer in self.model.answers(inputs, options))
+
+    def preprocess(self, item: Any, options: Any = None) -> dict[str, Any]:
+        """v4's first hook for subclasses: one input -> its ``example`` and its ``rows``."""
+        options = self.model.options(self._defaults) if options is None else options
+        example = self.model.task.example_of(item)
+        return {"example": example, "rows": self.model.encode(example, options, where="input 1"), "options": options}
+
+    def _forward(self, encoded: Mapping[str, Any]) -> dict[str, Any]:
+        """v4's second hook: what ``preprocess`` made -> the same with the model's ``answer``."""
+        (answer,) = self.model.answered([encoded["example"]], [encoded["rows"]], encoded["options"])
+        return {**encoded, "answer": answer}
+
+    def postprocess(self, found: Mapping[str, Any], options: Any = None, alone: bool = False) -> Any:
+        """v4's third hook: what ``_forward`` made -> the result in v4's shape; ``alone``: the call was one str."""
+        return self.model.task.present(found["answer"], options or found["options"], alone)
 
 
 def pipeline(
     task: str | None = None,
     model: str | Path | Model | None = None,
-    *,
+    config: Any = None,
     tokenizer: Any = None,
+    feature_extractor: Any = None,
+    image_processor: Any = None,
+    processor: Any = None,
+    framework: str | None = None,
+    revision: str | None = None,
+    *,
     device: Any = None,
     dtype: Any = None,
     torch_dtype: Any = None,
     precision: str | None = None,
-    revision: str | None = None,
+    token: str | bool | None = None,
+    use_auth_token: str | bool | None = None,
     trust_remote_code: bool | None = None,
+    pipeline_class: type[Pipeline] | None = None,
     plugins: Iterable[str | Path | ModuleType] = (),
     **options: Any,
 ) -> Pipeline:
@@ -98,12 +132,16 @@ def pipeline(
 
     Args:
         task: its v4 name, with - or _ alike; by what the model says if None.
-        model: a folder, a shipped name, or a model.
-        tokenizer: taken with a model object only if it is that model's own.
+        model: a folder, a hub id, a shipped name, or a model; v4's own default for the task, if it is in the cache, if None.
+        config, feature_extractor, image_processor, processor: refused unless they name the model: a model carries its own.
+        tokenizer: taken if it is the model's own or names its folder.
+        framework: ``pt`` or None.
+        revision: branch, tag or commit of a hub id.
         device: None, -1, ``cpu``, a CUDA number or name.
         dtype, torch_dtype: float32 or bfloat16; ``precision`` is nabi's own word for it.
-        revision: for hub ids, which this version does not fetch yet.
+        token, use_auth_token: for the hub; never printed.
         trust_remote_code: refused if true: code from a checkpoint is never run.
+        pipeline_class: a subclass of :class:`Pipeline` with hooks of its own.
         plugins: files or modules with families and tasks of your own.
         options: of the task, for every call.
 
@@ -113,25 +151,41 @@ def pipeline(
     """
     if trust_remote_code:
         raise OptionError("trust_remote_code=True is refused", fix="nabi never runs code from a checkpoint; give your own family with plugins=[...]")
-    if revision is not None:
-        raise OptionError("a revision belongs to a hub id, and this version reads folders only", value=revision, fix="give the folder of that revision")
-    if model is None:
-        raise OptionError(
-            "no model was given", value=task, expected="a model folder", fix="train one: nabi train --task ... --base minilm --data FILE --out DIR"
-        )
+    if framework not in (None, "pt"):
+        raise OptionError("nabi computes with torch", value=framework, expected="framework='pt', or none")
+    parts = {"config": config, "feature_extractor": feature_extractor, "image_processor": image_processor, "processor": processor}
+    for name, value in parts.items():
+        if value is not None and str(value) != str(model):
+            raise OptionError(f"{name} can't be given apart from the model", value=str(value), fix=f"leave {name} out; a model carries its own")
+    make = pipeline_class or Pipeline
     if isinstance(model, Model):
         if task is not None and tasks.find(task).name != model.task.name:
             raise OptionError("the model answers another task", value=task, expected=model.task.name)
         if tokenizer is not None and tokenizer is not model.inputs.tokenizer:
             raise OptionError("the tokenizer is not this model's own", fix="leave it out; a model carries its tokenizer")
-        loaded = model
-    else:
-        if tokenizer is not None and str(tokenizer) != str(model):
-            raise OptionError("a tokenizer of its own can't be given with a model folder", value=str(tokenizer), fix="the folder's tokenizer is used")
-        wanted = precision or _precision(dtype if dtype is not None else torch_dtype)
-        where = _device(device)
-        loaded = checkpoint.load(model, task, plugins=plugins, device=where, precision=wanted or ("fp32" if where == "cpu" else None))
-    return Pipeline(loaded, _known(loaded, options))
+        return make(model, _known(model, options))
+    if model is None:
+        model = _default(task)
+    if tokenizer is not None and str(tokenizer) != str(model):
+        raise OptionError("a tokenizer of its own can't be given with a model folder", value=str(tokenizer), fix="the folder's tokenizer is used")
+    wanted = precision or _precision(dtype if dtype is not None else torch_dtype)
+    where = _device(device)
+    secret = token if token is not None else use_auth_token
+    loaded = checkpoint.load(
+        model, task, plugins=plugins, device=where, precision=wanted or ("fp32" if where == "cpu" else None), revision=revision, token=secret
+    )
+    return make(loaded, _known(loaded, options))
+
+
+def _default(task: str | None) -> str:
+    """v4's default model of a task, if it is in the hub's cache."""
+    cached = hub.cached()
+    for name in (name for name in (tasks.find(task).defaults if task else ()) if name in cached):
+        print(f"No model was given: {name} from the cache is used.", file=sys.stderr)
+        return name
+    there = ", ".join(cached) or "none"
+    fix = f"give a folder or an id; in the cache: {there}; or train one: nabi train --task ... --base minilm --data FILE --out DIR"
+    raise OptionError("no model was given, and the task's usual one is not here", value=task, expected="a model", fix=fix)
 
 
 def _known(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:

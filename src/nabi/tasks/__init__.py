@@ -49,6 +49,7 @@ class Task(nn.Module):
 
     Class attributes:
         name, aliases: as the command line and ``pipeline`` spell them.
+        defaults: ids that v4 takes for the task when no model is given, the newest spelling first.
         columns: what a labelled row must have; optional_columns: what it may have.
         heads: the head kinds that it builds on a body.
         Options: a frozen dataclass of what a call may set; given to encode, read and answer, the module is never changed by a call.
@@ -61,6 +62,7 @@ class Task(nn.Module):
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    defaults: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
     heads: ClassVar[tuple[str, ...]]
@@ -186,7 +188,7 @@ class Task(nn.Module):
         return json.dumps(answer, ensure_ascii=False)
 
     def present(self, answer: Any, options: Any, alone: bool) -> Any:
-        """The answer in the shape of the incumbent's v4 pipeline; ``alone``: the caller gave one input and not a list."""
+        """The answer in the shape of the incumbent's v4 pipeline; ``alone``: the call was given one str and no ``top_k`` of its own."""
         return answer
 
 

@@ -76,6 +76,7 @@ class TextClassification(Task):
 
     name = "text_classification"
     aliases = ("sentiment_analysis",)
+    defaults = ("distilbert/distilbert-base-uncased-finetuned-sst-2-english", "distilbert-base-uncased-finetuned-sst-2-english")
     columns = ("text", "label")
     optional_columns = ("text_pair",)
     heads = ("row",)
@@ -250,13 +251,23 @@ class TextClassification(Task):
         label = ", ".join(answer["label"]) if self.problem == "multi" else answer["label"]
         return f"{label}\t{answer['score']:.4f}" if self.problem != "regression" else f"{label:.4f}"
 
+    def example_of(self, item: Any) -> Example:
+        """A str, a mapping, or v4's old form of a pair, ``[[text, text_pair]]``."""
+        if isinstance(item, list | tuple):
+            if len(item) != 1 or not isinstance(item[0], list | tuple) or len(item[0]) != 2:
+                fix = "give a pair as {'text': ..., 'text_pair': ...}, several texts in one flat list"
+                raise InputError("an input is a list", value=item, expected="a str or a mapping", fix=fix)
+            return {"text": item[0][0], "text_pair": item[0][1]}
+        return super().example_of(item)
+
     def present(self, answer: Any, options: ClassificationOptions, alone: bool) -> Any:
-        """v4's shapes: a dict, or a list of one for a str; a sorted list with ``top_k``; ``return_all_scores`` keeps the labels' own order."""
+        """v4's shapes: a dict; a sorted list with ``top_k``; ``return_all_scores`` keeps the labels' own order; in a list again if ``alone``."""
         scored = [{"label": name, "score": score} for name, score in answer["scores"].items()]
-        if options.top_k == "best":
-            result: Any = scored if options.return_all_scores else max(scored, key=lambda item: item["score"])
-            return [result] if alone else result
-        return sorted(scored, key=lambda item: -item["score"])[: options.top_k]
+        if options.top_k != "best":
+            result: Any = sorted(scored, key=lambda item: -item["score"])[: options.top_k]
+        else:
+            result = scored if options.return_all_scores else max(scored, key=lambda item: item["score"])
+        return [result] if alone else result
 
 
 class _Single(ConfusionScore):
