@@ -52,7 +52,7 @@ class PostNormLayer(nn.Module):
 
 def through(layers: Sequence[Any] | nn.ModuleList, x: Tensor, layout: Layout, keep: Tensor | None) -> Tensor:
     """(T, W) through all layers; the last one computes only the tokens of ``keep`` (K,), all if None."""
-    for layer in layers[:-1]:  # type: ignore[union-attr]
+    for layer in layers[:-1]:
         x = layer(x, layout)
-    y: Tensor = layers[-1](x, layout, keep)  # type: ignore[operator]
+    y: Tensor = layers[-1](x, layout, keep)
     return y

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -301,9 +302,18 @@ def _recut(values: Sequence[Tensor], pieces: int, flip: bool) -> Sequence[Tensor
     if len(values) > 1 or pieces > 1:
         if whole.ndim == 0 or len(values) * whole.shape[-1 if flip and pieces > 1 else 0] % pieces:
             raise ValueError(f"can't be joined or split into {pieces} equal parts along the output axis")
-        whole = torch.cat(list(values)) if len(values) > 1 else whole
+        whole = _joined(values) if len(values) > 1 else whole
     whole = whole.t().contiguous() if flip else whole
     return whole.tensor_split(pieces) if pieces > 1 else [whole]
+
+
+def _joined(values: Sequence[Tensor]) -> Tensor:
+    """(A, ...) each -> (sum of A, ...)."""
+    if any(v.device.type != "cpu" or v.requires_grad or not v.is_contiguous() for v in values):
+        return torch.cat(list(values))
+    # by NumPy, because torch's threads wait for each other longer than these copies take; as bytes, since NumPy has no bfloat16
+    joined = np.concatenate([v.reshape(-1).view(torch.uint8).numpy() for v in values])
+    return torch.from_numpy(joined).view(values[0].dtype).reshape(-1, *values[0].shape[1:])
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
