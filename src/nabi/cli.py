@@ -1,4 +1,4 @@
-"""The command line: ``nabi train | evaluate | predict | inspect | doctor``.
+"""The command line: ``nabi train | evaluate | predict | inspect | doctor | bench``.
 
 Exit codes: 0 done, 1 the work failed, 2 the input was wrong. With ``--json`` standard output holds exactly one JSON document, or JSON lines, and
 everything else goes to standard error. Unusual: this file imports nothing heavy, so ``--help`` is quick.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ _plugin = click.option("--plugin", "plugins", multiple=True, metavar="FILE", hel
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 _device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1.")
 _columns = click.option("--columns", metavar="NAME=COLUMN,...", help="What the data calls our columns, such as text=review,label=stars.")
+_no_examples = click.option("--no-examples", is_flag=True, help="Leave the texts of rows out of the report.")
 _set = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be given again.")
 
 
@@ -50,6 +52,9 @@ def cli() -> None:
 @click.option("--seed", type=int, help="Of order, dropout and fresh weights.")
 @click.option("--processes", type=int, default=1, show_default=True, help="Processes to train with.")
 @click.option("--precision", help="fp32 or bf16.")
+@click.option("--license", help="For the model card: the licence's id, such as apache-2.0.")
+@click.option("--language", help="For the model card: the language's code, such as ko.")
+@_no_examples
 @click.option("--log", type=click.Choice(["auto", "json", "quiet"]), default="auto", show_default=True, help="How progress is told, on standard error.")
 @_device
 @_columns
@@ -92,6 +97,9 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         device=values["device"],
         progress=Progress(log),  # type: ignore[arg-type]
         plugins=plugins,
+        examples_in_report=not values["no_examples"],
+        about={name: values[name] for name in ("license", "language") if values[name]},
+        command=_command(),
     )
     facts = {"task": task, "out": str(out), "metrics": fitted.metrics, "seconds": fitted.seconds, "tokens": fitted.tokens}
     if as_json:
@@ -102,31 +110,86 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
 
 @cli.command()
 @click.argument("model")
+@click.argument("second", required=False, metavar="[MODEL2]")
 @click.option("--data", required=True, metavar="FILE", help="Labelled rows.")
+@click.option("--report", metavar="FILE", help="Write a page about it here (HTML).")
+@_no_examples
 @_device
 @_columns
 @_plugin
 @_set
 @_json
-def evaluate(model: str, data: str, device: str, columns: str | None, plugins: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
-    """Score MODEL on labelled rows.
+def evaluate(
+    model: str,
+    second: str | None,
+    data: str,
+    report: str | None,
+    no_examples: bool,
+    device: str,
+    columns: str | None,
+    plugins: tuple[str, ...],
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Score MODEL on labelled rows, or compare it with MODEL2 on the same rows.
 
     \b
     nabi evaluate DIR --data dev.jsonl --json
+    nabi evaluate OLD NEW --data dev.jsonl --report comparison.html
     """
-    from dataclasses import asdict
-
     from nabi.checkpoint import load
+    from nabi.evaluation import compare
     from nabi.evaluation import evaluate as score
 
-    loaded = load(model, plugins=plugins, device=device, precision="fp32" if device == "cpu" else None)
-    found = score(loaded, data, columns=_pairs(columns), options=_options(settings), name=model)
+    options, precision = _options(settings), "fp32" if device == "cpu" else None
+    loaded = load(model, plugins=plugins, device=device, precision=precision)
+    if second is not None:
+        other = load(second, plugins=plugins, device=device, precision=precision)
+        pair = compare(loaded, other, data, columns=_pairs(columns), options=options, names=(model, second))
+        if report is not None:
+            from nabi.evaluation.report import comparison_report
+
+            _write_page(report, comparison_report(pair, _command(), examples=not no_examples))
+        if as_json:
+            _print_json(pair.facts(examples=not no_examples))
+        else:
+            _print_comparison(pair)
+        return
+    found = score(loaded, data, columns=_pairs(columns), options=options, name=model, keep=report is not None)
+    if report is not None:
+        from nabi.evaluation.findings import Findings
+        from nabi.evaluation.report import evaluation_report
+
+        _write_page(report, evaluation_report(Findings(loaded, found, options), _command(), examples=not no_examples, plugins=plugins))
     if as_json:
-        _print_json(asdict(found))
+        _print_json(found.facts())
         return
     click.echo(f"{found.task}: {model} on {found.data}, {found.rows} rows, {found.seconds:.1f} s")
     for name, value in found.metrics.items():
         click.echo(f"  {name:<24} {value:.4f}")
+
+
+def _print_comparison(pair: Any) -> None:
+    first, second = pair.first, pair.second
+    click.echo(f"{first.task} on {first.data}, {first.rows} rows: {first.model} ({first.seconds:.1f} s), {second.model} ({second.seconds:.1f} s)")
+    click.echo(f"  {'':<24} {'first':>8} {'second':>8} {'change':>8}  {'95 % interval':<20} p")
+    for name, each in pair.differences.items():
+        span = f"{each.low:+.4f} to {each.high:+.4f}"
+        click.echo(f"  {name:<24} {first.metrics[name]:>8.4f} {second.metrics[name]:>8.4f} {each.difference:>+8.4f}  {span:<20} {each.p:.3f}")
+    if pair.mcnemar is not None:
+        only = f"{pair.only_first} rows are right in the first only, {pair.only_second} in the second only"
+        click.echo(f"  {only}; McNemar's exact p = {pair.mcnemar:.4f}")
+
+
+def _write_page(path: str, page: str) -> None:
+    from nabi.evaluation.page import write
+
+    write(Path(path), page)
+
+
+def _command() -> str:
+    """The command line as it was typed, for a report."""
+    return shlex.join(["nabi", *sys.argv[1:]])
 
 
 @cli.command()
@@ -196,21 +259,40 @@ def inspect(model: str, plugins: tuple[str, ...], as_json: bool) -> None:
 @cli.command()
 @click.argument("target", required=False, metavar="[MODEL | DATA]")
 @click.option("--dev", metavar="FILE", help="Dev rows, to find those that also stand in DATA.")
+@click.option("--model", metavar="MODEL", help="Measure the texts of DATA in the tokens of this model.")
 @_columns
 @_plugin
 @_json
-def doctor(target: str | None, dev: str | None, columns: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+def doctor(target: str | None, dev: str | None, model: str | None, columns: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
     """Look for trouble: in the machine, in a MODEL folder, or in a DATA file; exit code 1 if an error was found."""
     from nabi.inspection import check
 
-    findings = check(target, dev, _pairs(columns), plugins)
+    findings = check(target, dev, _pairs(columns), plugins, model)
     if as_json:
         _print_json({"target": target or "machine", "findings": findings})
     else:
         for finding in findings:
-            click.echo(f"{finding['severity']:<8} {finding['message']}" + (f" {finding['fix']}" if finding["fix"] else ""))
+            click.echo(f"{finding['severity']:<8} {finding['message']}" + (f"\n{'':<8} -> {finding['fix']}" if finding["fix"] else ""))
     if any(finding["severity"] == "error" for finding in findings):
         sys.exit(1)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--data", metavar="FILE", help="Rows to answer; the score by precision too where they are labelled. Without it sentences of our own.")
+@click.option("--seconds", type=float, default=20.0, show_default=True, help="About how long to measure.")
+@_columns
+@_plugin
+@_json
+def bench(model: str, data: str | None, seconds: float, columns: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+    """Measure MODEL on this CPU at each precision: rows and tokens a second, latency, memory, and what a faster precision changes."""
+    from nabi.inspection.speed import lines, measure
+
+    found = measure(model, data, _pairs(columns), plugins, seconds)
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo("\n".join(lines(found)))
 
 
 _SECTIONS = {"plan": "plan", "options": "options", "task": "settings"}  # of --set -> of a recipe, where `task` is the task's name
@@ -222,7 +304,7 @@ class _Spec:
     def __init__(self, recipe: dict[str, Any], given: dict[str, Any], settings: Iterable[str]) -> None:
         from nabi.config import convert, parsed
 
-        kinds = {"resume": bool, "seed": int, "processes": int, "dev": str | float, "columns": str | dict[str, str]}
+        kinds = {"resume": bool, "no_examples": bool, "seed": int, "processes": int, "dev": str | float, "columns": str | dict[str, str]}
         self.sections = {name: convert(dict[str, Any], recipe.pop(key, {}), key) for name, key in _SECTIONS.items()}
         for name, value in recipe.items():
             if name not in given:

@@ -1,10 +1,11 @@
 """One call from labelled data to a trained, evaluated and saved model: ``fit``, which the command line calls.
 
-It is a caller of the loop like any other, with the usual choices: evaluate on dev, keep best and last, stop early, resume exactly.
+It is a caller of the loop like any other, with the usual choices: evaluate on dev, keep best and last, stop early, resume exactly, leave a report.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 import typing
@@ -15,11 +16,16 @@ from types import ModuleType
 from typing import Any
 
 from nabi import checkpoint, plugins, tasks
-from nabi.config import convert, to_dict
+from nabi.config import convert, from_dict, to_dict
 from nabi.data import Table, read_table
 from nabi.data.split import split
-from nabi.errors import DataError, OptionError, StorageError, nearest
-from nabi.evaluation import evaluate
+from nabi.errors import DataError, OptionError, nearest
+from nabi.evaluation import Evaluation, evaluate
+from nabi.evaluation.card import CardOptions, card, hub_id, write_card
+from nabi.evaluation.curve import Curve
+from nabi.evaluation.findings import Findings, Made, Source
+from nabi.evaluation.page import write
+from nabi.evaluation.report import run_report
 from nabi.model import Model
 from nabi.nn.heads import Head
 from nabi.tasks import Task
@@ -69,6 +75,9 @@ def fit(
     device: str = "cpu",
     progress: Progress | None = None,
     plugins: Iterable[str | Path | ModuleType] = (),
+    examples_in_report: bool = True,
+    about: Mapping[str, Any] | None = None,
+    command: str | None = None,
 ) -> Fitted:
     """Train a model for a task.
 
@@ -85,15 +94,20 @@ def fit(
         resume: go on with the run in ``out``, exactly.
         progress: who is told.
         plugins: files or modules with families and tasks of your own.
+        examples_in_report: whether ``report.html`` shows texts of rows; say no to data that may not be passed on.
+        about: what only you know, for the model card: ``license``, ``language``, ``tags``.
+        command: what made this run, for report and card; this call if None.
 
     Raises:
         DataError: the data can't be learnt from.
         OptionError: a name or value is unknown, or the choices do not go together.
         TrainingError: a loss or gradient is not finite.
     """
-    began = time.monotonic()
+    began, call = time.monotonic(), dict(locals())
+    plugins = tuple(plugins)
     _add(plugins)
     plan, progress = plan or Plan(), progress or Progress()
+    described = from_dict(CardOptions, about or {}, "the card's facts")
     kind = tasks.find(task)
     table, held_out = _tables(data, dev, columns, plan.seed, kind)
     examples = list(table)
@@ -131,7 +145,26 @@ def fit(
         folder.make()
     run.go()
     if folder:
-        _write_history(folder.path, run.history, plan, table, held_out)
+        settings = {**_changed("plan", plan, Plan()), **{f"task.{k}": v for k, v in (settings or {}).items()}}
+        made = Made(
+            name=folder.path.resolve().name,
+            folder=str(out),
+            command=command or _shown_call({**call, "plugins": plugins}),
+            base=f"{base}" if base is not None else f"nothing (size {size if isinstance(size, str) else 'of its own'})",
+            hub=hub_id(str(base)) if base is not None else None,
+            data=Source.of(table),
+            dev=Source.of(held_out, f"{dev:g} of the rows, put aside" if isinstance(dev, int | float) else "") if held_out else None,
+            settings={**settings, **{f"options.{k}": v for k, v in (options or {}).items()}},
+            seed=plan.seed,
+            seconds=run.seconds,
+            tokens=run.tokens_in_all,
+            history=run.history,
+            curve=run.curve.points(),
+            plugins=[str(p) for p in plugins if not isinstance(p, ModuleType)],
+        )
+        findings = run.findings()
+        _write_report(folder.path, made, findings, model, described, progress, examples=examples_in_report)
+        _write_history(folder.path, run.history, plan, table, held_out, run.curve, findings)
         folder.publish()
     return Fitted(model, run.best, run.history, folder.path if folder else None, time.monotonic() - began, run.tokens)
 
@@ -157,7 +190,29 @@ class _Run:
         self.best: dict[str, float] = dict(state.extra["best"]) if state else {}
         self.since_best = int(state.extra["since_best"]) if state else 0
         self.tokens, self._losses = 0, [float(x) for x in state.extra["losses"]] if state else []
+        self.curve = Curve(state.extra.get("curve") if state else None)
+        self._began = time.monotonic()
+        # of the run so far, by earlier processes
+        self._seconds, self._tokens = (float(state.extra.get("seconds", 0)), int(state.extra.get("tokens", 0))) if state else (0.0, 0)
         self._weights: dict[str, Any] | None = None
+        self._best: Evaluation | None = None  # with its rows, if it was made in this process
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, earlier processes included."""
+        return self._seconds + time.monotonic() - self._began
+
+    @property
+    def tokens_in_all(self) -> int:
+        """Trained on in the whole run, earlier processes included."""
+        return self._tokens + self.tokens
+
+    def findings(self) -> Findings | None:
+        """What a report says of the best evaluation; it is made again only if an earlier process made it."""
+        if self.dev is None:
+            return None
+        found = self._best or evaluate(self.model, self.dev, options=self.options, keep=True)
+        return Findings(self.model, found, self.options)
 
     def go(self) -> None:
         """Train to the end or until no evaluation is better."""
@@ -166,6 +221,7 @@ class _Run:
         for step in () if over else train(self.model, self.feed, self.plan, self.state):
             self.tokens += step.tokens
             self._losses.append(step.loss)
+            self.curve.add(step.loss)
             self.progress.step(step)
             if step.number % every == 0 or step.number == step.total:
                 self._milestone(step)
@@ -189,12 +245,13 @@ class _Run:
         name = self.model.task.main_metric
         better = True
         if self.dev is not None:
-            metrics = evaluate(self.model, self.dev, options=self.options).metrics
+            found = evaluate(self.model, self.dev, options=self.options, keep=self.folder is not None)
+            metrics = found.metrics
             entry["metrics"] = metrics
             better = not self.best or metrics[name] > self.best[name]
             self.since_best = 0 if better else self.since_best + 1
             if better:
-                self.best = metrics
+                self.best, self._best = metrics, found
         self.history.append(entry)
         shown = "".join(f"  {k} {v:.4f}" for k, v in list(entry.get("metrics", {}).items())[:4])
         self.progress.say(f"epoch {step.epoch:.2f}  loss {loss:.4f}{shown}", **entry)
@@ -202,6 +259,7 @@ class _Run:
             if better:
                 self.folder.save_best(self.model)
             extra = {"history": self.history, "best": self.best, "since_best": self.since_best, "losses": self._losses}
+            extra |= {"curve": self.curve.state(), "seconds": self.seconds, "tokens": self.tokens_in_all}
             self.folder.save_last(self.model, step.state(**extra), self.plan, self.given)
         elif better and self.dev is not None:
             self._weights = {k: v.clone() for k, v in self.model.state_dict().items()}
@@ -242,17 +300,52 @@ def _set_dropout(model: Model, plan: Plan) -> None:
                 module.dropout = plan.head_dropout
 
 
-def _write_history(folder: Path, history: list[dict[str, Any]], plan: Plan, table: Table, dev: Table | None) -> None:
+def _write_history(
+    folder: Path, history: list[dict[str, Any]], plan: Plan, table: Table, dev: Table | None, curve: Curve, findings: Findings | None
+) -> None:
     facts = {
         "plan": to_dict(plan),
         "data": {"name": table.name, "rows": len(table), "sha256": table.sha256},
         "dev": None if dev is None else {"name": dev.name, "rows": len(dev), "sha256": dev.sha256},
         "history": history,
+        "curve": {"each": curve.each, "loss": curve.values},
+        "intervals": findings.intervals if findings else {},
+        "facts": findings.facts if findings else {},
     }
-    try:
-        (folder / "history.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as problem:
-        raise StorageError(f"{folder / 'history.json'} could not be written: {problem}") from problem
+    write(folder / "history.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_report(
+    folder: Path, made: Made, findings: Findings | None, model: Model, about: CardOptions, progress: Progress, *, examples: bool
+) -> None:
+    began = time.monotonic()
+    write(folder / "report.html", run_report(findings, made, model, examples=examples))
+    written = write_card(folder / "README.md", card(findings, made, model, about))
+    progress.say(f"{folder / 'report.html'} and README.md say how it went ({time.monotonic() - began:.1f} s)." if written else
+                 f"{folder / 'report.html'} says how it went; README.md is your own and was left as it is.")  # fmt: skip
+
+
+def _changed(name: str, value: Any, usual: Any) -> dict[str, Any]:
+    """The fields that differ, under dotted names."""
+    return {f"{name}.{f.name}": getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != getattr(usual, f.name)}
+
+
+def _shown_call(given: Mapping[str, Any]) -> str:
+    """The call of :func:`fit` with what differs from the usual values; data in memory is named, not written out."""
+    shown = []
+    for name, parameter in inspect.signature(fit).parameters.items():
+        value = given[name]
+        if name == "progress" or value is parameter.default or (isinstance(value, str | int | tuple) and value == parameter.default):
+            continue
+        if isinstance(value, Plan):
+            chosen = [f"{key.removeprefix('plan.')}={choice!r}" for key, choice in _changed("plan", value, Plan()).items()]
+            text = f"Plan({', '.join(chosen)})"
+        elif isinstance(value, str | Path | int | float | Mapping) or name == "plugins":
+            text = repr(str(value) if isinstance(value, Path) else value)
+        else:
+            text = f"<{type(value).__name__}{f' of {len(value):,} rows' if hasattr(value, '__len__') else ''}>"
+        shown.append(text if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name in ("task", "data") else f"{name}={text}")
+    return f"nabi.fit({', '.join(shown)})"
 
 
 def _add(files: Iterable[str | Path | ModuleType]) -> None:

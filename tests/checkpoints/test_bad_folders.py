@@ -89,8 +89,31 @@ def both(*changes: Change) -> Change:
     return lambda folder: [change(folder) for change in changes]
 
 
-def only_pickles(folder: Path) -> None:
-    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+def pickled(change: Callable[[dict[str, Any]], Any]) -> Change:
+    """The weights as a .bin file, after a change."""
+
+    def apply(folder: Path) -> None:
+        held: dict[str, Any] = load_file(folder / WEIGHTS)
+        change(held)
+        torch.save(held, folder / "pytorch_model.bin")
+        (folder / WEIGHTS).unlink()
+
+    return apply
+
+
+def indexed(shard: str) -> Change:
+    """All weights in a shard of this name, which is not there."""
+
+    def apply(folder: Path) -> None:
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(load_file(folder / WEIGHTS), shard)}))
+        (folder / WEIGHTS).unlink()
+
+    return apply
+
+
+def linked(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder.parent / "elsewhere")
+    (folder / "tokenizer.json").symlink_to(folder.parent / "elsewhere")
 
 
 def more_words(folder: Path) -> None:
@@ -104,7 +127,13 @@ CASES: dict[str, tuple[Change, type[UserError]]] = {
     "no such folder": (lambda folder: shutil.rmtree(folder), CheckpointError),
     "a file in place of a folder": (lambda folder: [shutil.rmtree(folder), folder.write_text("x")], CheckpointError),
     "an empty folder": (lambda folder: [shutil.rmtree(folder), folder.mkdir()], CheckpointError),
-    "only pickled weights": (only_pickles, CheckpointError),
+    "weights of another kind": (lambda folder: (folder / WEIGHTS).rename(folder / "tf_model.h5"), CheckpointError),
+    "a pickle that wants to run code": (pickled(lambda held: held.update({"x": print})), CheckpointError),
+    "a pickle that is cut off": (both(pickled(lambda held: None), cut("pytorch_model.bin")), CheckpointError),
+    "a pickle of something else": (pickled(lambda held: held.update({"epoch": 3})), CheckpointError),
+    "an index that leaves the folder": (indexed("../model.safetensors"), CheckpointError),
+    "a shard that is missing": (indexed("model-00002.safetensors"), CheckpointError),
+    "a link to elsewhere": (linked, CheckpointError),
     "weights that are cut off": (cut(WEIGHTS), CheckpointError),
     "no config.json": (without("config.json"), CheckpointError),
     "a config.json that is cut off": (cut("config.json"), CheckpointError),
@@ -116,6 +145,7 @@ CASES: dict[str, tuple[Change, type[UserError]]] = {
     "a decoder": (config(is_decoder=True), CheckpointError),
     "heads that were cut out": (config(pruned_heads={"0": [1, 2]}), CheckpointError),
     "a size that is missing": (config(hidden_size=...), CheckpointError),
+    "more layers than the weights fill": (config(num_hidden_layers=10**9), CheckpointError),
     "a size of the wrong type": (config(num_hidden_layers="two"), CheckpointError),
     "an unknown activation": (config(hidden_act="mish"), CheckpointError),
     "a nabi.json that is cut off": (cut("nabi.json"), CheckpointError),

@@ -107,8 +107,8 @@ def test_a_missing_name_says_what_is_near(tokenizer: Path, tmp_path: Path, monke
     near = {
         "minilmm": "did you mean 'minilm'",
         "spam_modle": "did you mean 'spam_model'",
-        "bert-base-uncased": "expected a folder, or one of minilm. Check the path; ids of a hub",
-        "google/bert": "ids of a hub",
+        "bert-base-uncased": "expected a folder, or one of minilm. Check the name, or unset HF_HUB_OFFLINE",
+        "google/bert": "unset HF_HUB_OFFLINE to look on the hub",
         f"{tmp_path}/spam_modle": "near it by name: spam_model",
         f"{tmp_path}/a/b": "does not exist either",
     }

@@ -15,7 +15,7 @@ def test_sms_spam() -> None:
     for side in (train, dev):
         assert side.columns == ("text", "label") and {row["label"] for row in side} == {"ham", "spam"}
         assert all(isinstance(row["text"], str) and row["text"] for row in side)
-    assert {f.code for f in check_labelled(train, dev)} == {"duplicates", "imbalance"}
+    assert {f.code for f in check_labelled(train, dev)} == {"control_characters", "duplicates", "imbalance", "near_duplicates", "near_leakage"}
 
 
 def test_reading_imports_no_array_library() -> None:

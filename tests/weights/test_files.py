@@ -143,11 +143,11 @@ def test_folders_without_weights(tmp_path, folder):
     refusal(tmp_path / "empty", "no weights among nothing")
     (tmp_path / "empty" / "notes.txt").touch()
     refusal(tmp_path / "empty", "no weights among notes.txt", "model.safetensors")
-    for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "pytorch_model.bin.index.json"):
+    for name in ("tf_model.h5", "flax_model.msgpack", "model.pt"):
         path = tmp_path / f"only-{name}"
         path.mkdir()
         (path / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
-        refusal(path, name, "never opened", "safetensors")
+        refusal(path, name, "not opened", "safetensors")
 
 
 def test_truncated_at_every_kind_of_place(folder):

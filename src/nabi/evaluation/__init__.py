@@ -1,60 +1,6 @@
-"""Evaluation: a model's answers on labelled data, in figures."""
+"""Evaluation: a model's answers on labelled data in figures, two models on the same rows, and the report and the card that say so."""
 
-from __future__ import annotations
+from nabi.evaluation.comparison import Comparison, Difference, Flip, compare
+from nabi.evaluation.scoring import Evaluation, Kept, evaluate
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from nabi.data import Table, read_table
-from nabi.errors import DataError
-from nabi.model import Model
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        task, model, data: names; rows: how many were read.
-        metrics: figure by name.
-        seconds: for encoding, computing and scoring.
-    """
-
-    task: str
-    model: str
-    data: str
-    rows: int
-    metrics: dict[str, float]
-    seconds: float
-
-
-def evaluate(
-    model: Model, data: Any, *, columns: Mapping[str, str] | None = None, options: Mapping[str, Any] | None = None, tokens: int = 8192, name: str = ""
-) -> Evaluation:
-    """Score a model on labelled rows.
-
-    Args:
-        model: of any task.
-        data: a path, a table, a DataFrame or rows.
-        columns: our column name -> the data's.
-        options: of the task.
-        tokens: in a batch at most.
-        name: what to call the model.
-
-    Raises:
-        DataError: the data can't be read, or a label is not among the model's.
-    """
-    table = data if isinstance(data, Table) and not columns else read_table(data, columns)
-    table.require(model.task.columns)
-    if not len(table):
-        raise DataError("there is nothing to evaluate on", value=table.name)
-    began = time.perf_counter()
-    where = [table.where(i) for i in range(len(table))]
-    truths = [model.task.truth(row, place) for row, place in zip(table, where, strict=True)]
-    score = model.task.score()
-    for answer, truth in zip(model.answers(table, model.options(options), tokens=tokens, where=where, use="evaluate"), truths, strict=True):
-        score.add(answer, truth)
-    seconds = time.perf_counter() - began
-    return Evaluation(model.task.name, name or model.origin.family_name, table.name, len(table), score.result(), seconds)
+__all__ = ["Comparison", "Difference", "Evaluation", "Flip", "Kept", "compare", "evaluate"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from nabi import plugins
 from nabi.config import convert, to_dict
-from nabi.errors import CheckpointError, OptionError, UserError, unknown
+from nabi.errors import CheckpointError, OptionError, UserError, shortened, unknown
 from nabi.nn.body import Body
 from nabi.weights.names import Entry
 
@@ -120,7 +120,7 @@ def config_from(family: Family, data: Mapping[str, Any], where: str) -> Any:
     fixed = family.hf.fixed if family.hf else {}
     hints = {f.name: f for f in dataclasses.fields(family.config)}
     problems = [
-        f"'{key}' is {data[key]!r}, but this family computes only {value!r}" for key, value in fixed.items() if key in data and data[key] != value
+        f"'{key}' is {shortened(data[key])}, but this family computes only {value!r}" for key, value in fixed.items() if key in data and data[key] != value
     ]
     kinds = typing.get_type_hints(family.config)
     values: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -20,10 +20,15 @@ from nabi.batch import Batch, Row, Target
 from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.metrics import ConfusionScore, CorrelationScore, MultiLabelScore
+from nabi.metrics.classified import Classified
+from nabi.metrics.detail import Detail
+from nabi.metrics.measured import Measured
+from nabi.metrics.multi_label import MultiLabelled
 from nabi.nn.body import Run
 from nabi.tasks import Example, Score, Task, Use
 
 Problem = Literal["single", "multi", "regression"]
+Function = Literal["softmax", "sigmoid", "none"]
 _HF_PROBLEM = {"single": "single_label_classification", "multi": "multi_label_classification", "regression": "regression"}
 
 
@@ -220,10 +225,13 @@ class TextClassification(Task):
             label = scores[best]
         return {"label": label, "score": scores[best], "scores": scores, "windows": len(rows), "truncated": any(r.notes["truncated"] for r in rows)}
 
-    def _applied(self, logits: list[float], options: ClassificationOptions) -> list[float]:
+    def _function(self, options: ClassificationOptions, outputs: int) -> Function:
         # the incumbent's rule: one label is a sigmoid, more are a softmax, a regression is left as it is
-        usual = {"multi": "sigmoid", "regression": "none", "single": "softmax" if len(logits) > 1 else "sigmoid"}
-        function = options.function_to_apply or usual[self.problem]
+        usual: dict[Problem, Function] = {"multi": "sigmoid", "regression": "none", "single": "softmax" if outputs > 1 else "sigmoid"}
+        return options.function_to_apply or usual[self.problem]
+
+    def _applied(self, logits: list[float], options: ClassificationOptions) -> list[float]:
+        function = self._function(options, len(logits))
         if function == "none":
             return logits
         if function == "sigmoid":
@@ -246,6 +254,16 @@ class TextClassification(Task):
         if self.problem == "regression":
             return _Regression()
         return _Multi(self.labels) if self.problem == "multi" else _Single(self.labels)
+
+    def detail(self, options: ClassificationOptions) -> Detail:
+        """What a report is made of; answers must be given under these ``options``."""
+        fields = (self.columns[0], *self.optional_columns)
+        if self.problem == "regression":
+            return _MeasuredAnswers(fields)
+        inverse = _INVERSE[self._function(options, len(self.labels))]
+        if self.problem == "multi":
+            return _MultiAnswers(self.labels, fields, inverse)
+        return _SingleAnswers(self.labels, fields, inverse)
 
     def line(self, answer: Any) -> str:
         label = ", ".join(answer["label"]) if self.problem == "multi" else answer["label"]
@@ -281,6 +299,37 @@ class _Multi(MultiLabelScore):
 
 
 class _Regression(CorrelationScore):
+    def add(self, answer: Any, truth: Any) -> None:
+        super().add(answer["label"], truth)
+
+
+def _log(p: float) -> float:
+    return math.log(max(p, 1e-300))
+
+
+# from the scores of an answer back to logits, up to what a softmax does not see
+_INVERSE: dict[Function, Callable[[float], float]] = {"softmax": _log, "sigmoid": lambda p: _log(p) - _log(1 - p), "none": lambda x: x}
+
+
+class _SingleAnswers(Classified):
+    def __init__(self, labels: Sequence[str], fields: tuple[str, ...], inverse: Callable[[float], float]) -> None:
+        super().__init__(labels, fields)
+        self._inverse = inverse
+
+    def add(self, answer: Any, truth: Any) -> None:
+        super().add(map(self._inverse, answer["scores"].values()), truth)
+
+
+class _MultiAnswers(MultiLabelled):
+    def __init__(self, labels: Sequence[str], fields: tuple[str, ...], inverse: Callable[[float], float]) -> None:
+        super().__init__(labels, fields)
+        self._inverse = inverse
+
+    def add(self, answer: Any, truth: Any) -> None:
+        super().add((list(map(self._inverse, answer["scores"].values())), answer["label"]), truth)
+
+
+class _MeasuredAnswers(Measured):
     def add(self, answer: Any, truth: Any) -> None:
         super().add(answer["label"], truth)
 

@@ -1,6 +1,6 @@
 """A tokenizer as a model folder holds it, with offsets that are exact in the original text.
 
-The library ``tokenizers`` does the work. What is added here:
+The library ``tokenizers`` does the work; files of other forms are turned into its definition first (``forms``). What is added here:
 
 - a truncation or a padding that is stored in the file never applies, but is saved again as it was found;
 - offsets are repaired where the library's are not the token's own characters (``Tokenizer._exact``);
@@ -23,7 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nabi.errors import InputError, OptionError, StorageError, TokenizerError
 from nabi.text.encoding import Encoding
-from nabi.text.files import ADDED, DEFINITION, NAMES, ROLES, SETTINGS, VOCABULARY, Guard, read_settings, token_names, wordpiece
+from nabi.text.files import ADDED, DEFINITION, NAMES, ROLES, SETTINGS, Guard, read_settings, token_names
+from nabi.text.forms import CONFIG, FILES, MARIAN, Form, find_form, open_form, open_marian, with_class
+from nabi.text.marian import Columns, Marian
+from nabi.text.unigram import exact_definition
 
 if TYPE_CHECKING:
     import tokenizers
@@ -37,9 +40,11 @@ class Tokenizer:
     """A tokenizer that was read from a folder; it never changes, so threads may share it.
 
     Args:
-        definition: the bytes of a tokenizer.json.
+        definition: the bytes of a tokenizer.json, or what was built from another form: the library's tokenizer or one side of a Marian folder.
         files: the bytes of the files beside it, by name; they give names, lengths and sides, and are saved as they are.
         where: what to call the definition in an error.
+        form: the kind of tokenizer, if it is known: what its special tokens are called when the files do not say it.
+        target: the tokenizer of what is translated into, if it is another one.
 
     Raises:
         TokenizerError: the definition can't be used.
@@ -53,20 +58,32 @@ class Tokenizer:
     bos_id: int | None
     eos_id: int | None
 
-    def __init__(self, definition: bytes, files: Mapping[str, bytes], where: str = DEFINITION) -> None:
+    def __init__(
+        self,
+        definition: bytes | tokenizers.Tokenizer | Marian,
+        files: Mapping[str, bytes],
+        where: str = DEFINITION,
+        form: Form | None = None,
+        target: Tokenizer | None = None,
+    ) -> None:
         import tokenizers
 
-        self._definition, self._files = definition, dict(files)
+        self._definition = definition if isinstance(definition, bytes) else None
+        self._files = dict(files)
+        self.target: Tokenizer = target or self
+        self.stored_truncation: dict[str, Any] | None = None
+        self.stored_padding: dict[str, Any] | None = None
         fix = "the file is cut off or of another format; fetch or write it again"
         with Guard(TokenizerError, "the tokenizer can't be read", value=where, fix=fix):
-            self._library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
-            self.stored_truncation: dict[str, Any] | None = self._library.truncation
-            self.stored_padding: dict[str, Any] | None = self._library.padding
-            self._library.no_truncation()
-            self._library.no_padding()
+            self._library: Any = definition
+            if isinstance(definition, bytes):
+                self._library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
+                self.stored_truncation, self.stored_padding = self._library.truncation, self._library.padding
+                self._library.no_truncation()
+                self._library.no_padding()
             settings = read_settings(files)
             for role in ROLES:
-                ids = map(self._library.token_to_id, token_names(settings, role))
+                ids = map(self._library.token_to_id, token_names(settings, role, None if form is None else form.usual))
                 setattr(self, f"{role}_id", next((i for i in ids if i is not None), None))
             self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=True)
             self._overhead = self._library.num_special_tokens_to_add(is_pair=False)
@@ -80,27 +97,36 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """The tokenizer of a model folder, from its tokenizer.json, else from its vocab.txt (BERT's WordPiece).
+        """The tokenizer of a model folder: from its tokenizer.json, else from what its kind is saved as without one.
+
+        A Marian folder is read from its source.spm, target.spm and vocab.json in any case.
 
         Raises:
-            TokenizerError: neither file is there, or one of the tokenizer's files can't be used.
+            TokenizerError: there is no tokenizer that is read, or one of its files is missing or can't be used.
         """
         folder = Path(folder)
         try:
-            found = [folder / name for name in (DEFINITION, VOCABULARY, SETTINGS, NAMES, ADDED) if (folder / name).is_file()]
+            found = [folder / name for name in (DEFINITION, *FILES, SETTINGS, NAMES, ADDED, CONFIG) if (folder / name).is_file()]
             files = {path.name: path.read_bytes() for path in found}
         except OSError as problem:
             raise TokenizerError("the tokenizer's files can't be read", value=f"{folder} ({problem})") from None
-        if DEFINITION in files:
-            return cls(files.pop(DEFINITION), files, str(folder / DEFINITION))
-        if VOCABULARY in files:
-            return cls(wordpiece(files, str(folder / VOCABULARY)), files, str(folder / VOCABULARY))
-        what = "there is no tokenizer in the folder" if folder.is_dir() else "there is no such folder"
-        fix = "save the tokenizer beside the model, or give its folder"
-        raise TokenizerError(what, value=str(folder), expected=f"{DEFINITION} or {VOCABULARY} in it", fix=fix)
+        if not folder.is_dir():
+            fix = "save the tokenizer beside the model, or give its folder"
+            raise TokenizerError("there is no such folder", value=str(folder), expected="a folder with a tokenizer", fix=fix)
+        form, named = find_form(files)
+        if DEFINITION in files and form is not MARIAN:
+            files.pop(CONFIG, None)
+            return cls(files.pop(DEFINITION), files, str(folder / DEFINITION), form)
+        built, form, where = open_form(files, form, named, str(folder))
+        files.pop(CONFIG, None)  # the model's
+        files |= with_class(files, form)
+        target = cls(open_marian(files, "target", str(folder)), files, where, form) if isinstance(built, Marian) else None
+        return cls(built, files, where, form, target)
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json and the files that lay beside it, byte for byte as they were found.
+        """Write tokenizer.json and the files that lay beside it, byte for byte as they were found; of a Marian folder the files alone.
+
+        Where only config.json, which is the model's, told the kind of tokenizer, tokenizer_config.json gets it as its ``tokenizer_class``.
 
         Raises:
             StorageError: a file could not be written; the file that was there before is still there.
@@ -108,7 +134,8 @@ class Tokenizer:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name, data in {DEFINITION: self._definition, **self._files}.items():
+            written = {} if isinstance(self._library, Marian) else {DEFINITION: self._defined()}
+            for name, data in {**written, **self._files}.items():
                 fresh = folder / f".{name}.{os.getpid()}"
                 try:
                     fresh.write_bytes(data)
@@ -223,7 +250,8 @@ class Tokenizer:
             InputError: something is not a token id.
         """
         with Guard(InputError, "these are not token ids", value=ids, expected="whole numbers of 0 or more"):
-            return self._library.decode(list(ids), skip_special_tokens=skip_special)
+            text: str = self._library.decode(list(ids), skip_special_tokens=skip_special)
+        return text
 
     def token(self, id: int) -> str:
         """The token of an id.
@@ -247,15 +275,24 @@ class Tokenizer:
 
     def id(self, token: str) -> int | None:
         """The id of a token, or None if the vocabulary does not hold it."""
-        return self._library.token_to_id(token)
+        id: int | None = self._library.token_to_id(token)
+        return id
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of what decides the ids: the definition without its truncation and padding, however it is laid out."""
-        definition = {key: value for key, value in json.loads(self._definition).items() if key not in ("truncation", "padding")}
+        """The SHA-256 of what decides the ids: the definition without its truncation and padding, however it is laid out; for Marian, both sides."""
+        if isinstance(self._library, Marian):
+            other = "" if self.target is self else self.target.fingerprint
+            return hashlib.sha256(f"{self._library.fingerprint} {other}".encode()).hexdigest()
+        definition = {key: value for key, value in json.loads(self._defined()).items() if key not in ("truncation", "padding")}
         return hashlib.sha256(json.dumps(definition, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-    def _finished(self, raw: tokenizers.Encoding, text: str, pair: str | None) -> Encoding:
+    def _defined(self) -> bytes:
+        if self._definition is None:
+            self._definition = exact_definition(self._library)
+        return self._definition
+
+    def _finished(self, raw: tokenizers.Encoding | Columns, text: str, pair: str | None) -> Encoding:
         ids, offsets, sequence = raw.ids, raw.offsets, raw.sequence_ids
         for side, given in enumerate((text, pair)):
             if given is None:

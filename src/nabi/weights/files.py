@@ -1,8 +1,8 @@
-"""The files that tensors lie in: safetensors read through a memory map, placed into modules, and written so that no crash loses a folder.
+"""The files that tensors lie in: read through a memory map, placed into modules, and written so that no crash loses a folder.
 
-Nothing here unpickles. Tensors that are read lie in a private, copy-on-write map: writing to one (training) changes memory and never the
-file. The map stays on the file that was opened, so replacing the file or the folder is harmless; cutting the file short in place while it
-is mapped would kill the process.
+Safetensors first; a folder that has only pytorch_model.bin is read too (``pickled``), and always saved as safetensors. Tensors that are read
+lie in a private, copy-on-write map: writing to one (training) changes memory and never the file. The map stays on the file that was opened, so
+replacing the file or the folder is harmless; cutting the file short in place while it is mapped would kill the process.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from torch import Tensor, nn
 
 from nabi.config import read_file
 from nabi.errors import CheckpointError, StorageError, shortened
+from nabi.weights.pickled import PickledTensors
 
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_SHARD = re.compile(r"\w[\w.+-]*\.safetensors")
-_PICKLED = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl)(\.index\.json)?")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # what is read, the first one that is there; each may be an index of shards instead
+_WEIGHTS = WEIGHT_FILES[0]
+_SHARD = re.compile(r"\w[\w.+-]*")
+_FOREIGN = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl)(\.index\.json)?")
+_PART = re.compile(r"[^\\/\x00-\x1f\x7f]{1,255}")
 _REFETCH = "the file is cut off or damaged; fetch or write it again"
 # some CPUs' matrix products round by where a tensor lies; small ones that a file holds off a cache line are moved, so that a small model that was saved
 # and loaded reads bit for bit as before
@@ -40,9 +43,9 @@ SMALL, BOUNDARY = 1 << 20, 64  # bytes
 class TensorFiles(Mapping[str, Tensor]):
     """The tensors of a folder by name, each mapped when it is asked for; made by ``read_tensors``."""
 
-    def __init__(self, shards: Mapping[str, Path]) -> None:
-        self._shards = dict(shards)
-        self._handles = {path: _open(path) for path in self._shards.values()}
+    def __init__(self, handles: Mapping[Path, Any]) -> None:
+        self._handles = dict(handles)
+        self._shards = {name: path for path, handle in handles.items() for name in handle.keys()}  # noqa: SIM118 - a handle is no mapping
         self._given: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
@@ -87,32 +90,42 @@ class TensorFiles(Mapping[str, Tensor]):
 
 
 def read_tensors(folder: Path) -> TensorFiles:
-    """The tensors of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` lists.
+    """The tensors of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` lists; else of ``pytorch_model.bin`` likewise.
 
     Raises:
-        CheckpointError: no such folder, no weights in it, a damaged file, a shard or tensor that is missing or there twice, a name that
-            leaves the folder.
+        CheckpointError: no such folder, no weights in it, a damaged file, a pickle that holds anything but tensors, a shard or tensor that is
+            missing or there twice, a name or a link that leaves the folder.
     """
     if not os.path.isdir(folder):
         raise _no_folder(folder)
-    # as a link that leads nowhere is a file that is missing, not one that was never there
-    if os.path.lexists(folder / _WEIGHTS):
-        path = _inside(folder, _WEIGHTS)
-        return TensorFiles(dict.fromkeys(_open(path).keys(), path))
-    if os.path.lexists(folder / _INDEX):
-        return TensorFiles(_indexed(folder, _inside(folder, _INDEX)))
+    _check_links(folder)
+    for name in WEIGHT_FILES:
+        # as a link that leads nowhere is a file that is missing, not one that was never there
+        if os.path.lexists(folder / name):
+            path = _inside(folder, name)
+            return TensorFiles({path: _open(path)})
+        if os.path.lexists(folder / f"{name}.index.json"):
+            return TensorFiles(_indexed(folder, _inside(folder, f"{name}.index.json"), Path(name).suffix))
     try:
         present = sorted(os.listdir(folder))
     except OSError as error:
         raise CheckpointError(f"the folder can't be read ({error.strerror})", value=str(folder)) from None
     shown = (", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")) or "nothing"
     fix = "this may be the folder above or below the model's; name the one with the weights"
-    if any(_PICKLED.fullmatch(name) for name in present):
-        fix = (
-            "pickled and other foreign weights are never opened: load them with the library that wrote them and save them as safetensors"
-            " (save_pretrained does), or fetch a revision that has them"
-        )
-    raise CheckpointError(f"no weights among {shown}", value=str(folder), expected=f"{_WEIGHTS} or {_INDEX}", fix=fix)
+    if any(_FOREIGN.fullmatch(name) for name in present):
+        fix = "weights of other kinds are not opened: load them with the library that wrote them and save them as safetensors (save_pretrained does)"
+    raise CheckpointError(f"no weights among {shown}", value=str(folder), expected=f"{' or '.join(WEIGHT_FILES)}, or an index of its shards", fix=fix)
+
+
+def is_plain_name(name: str, *, folders: bool = False) -> bool:
+    """Whether a file name from a foreign source stays below the folder that it is put into, on any system.
+
+    Args:
+        folders: whether ``a/b`` is fine too.
+    """
+    parts = name.split("/")
+    whole = all(_PART.fullmatch(part) and part not in (".", "..") for part in parts) and len(name) < 1024
+    return whole and not re.match(r"[A-Za-z]:", name) and (folders or len(parts) == 1)
 
 
 def _no_folder(folder: Path) -> CheckpointError:
@@ -124,38 +137,64 @@ def _no_folder(folder: Path) -> CheckpointError:
         siblings = []
     near = difflib.get_close_matches(folder.name, siblings, n=3, cutoff=0.5)
     fix = f"near it by name: {', '.join(near)}" if near else "check the path"
+    if len(folder.parts) == 2 and not folder.is_absolute():
+        fix += f"; it was not looked for on a hub, since the folder '{folder.parent}' is here"
     if not os.path.isdir(folder.parent):
         fix = f"the folder above it, {shortened(str(folder.parent))}, does not exist either"
     return CheckpointError("the folder does not exist", value=str(folder), fix=fix)
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """``folder / name``, a real file in the folder or in the same model's cache, where snapshots link to blobs."""
-    if not _SHARD.fullmatch(name) and name != _INDEX:
+    """``folder / name``, a real file in the folder or in the hub's cache around it."""
+    if not _SHARD.fullmatch(name):
         wanted = "a name like model-00001-of-00002.safetensors"
         raise CheckpointError("the index names a file that is not a plain name", value=name, expected=wanted, fix="do not use this folder")
     path = folder / name
     if not os.path.isfile(path):
         there = "is no file" if os.path.lexists(path) else "is missing"
-        raise CheckpointError(f"{shortened(name)} {there}", value=str(path), fix="fetch or write the folder again")
-    home = folder.resolve()
-    homes = [home, *[p for p in home.parents if p.name.startswith("models--")][:1]]
-    target = path.resolve()
-    if not any(target.is_relative_to(h) for h in homes):
-        fix = "put the file itself into the folder"
-        raise CheckpointError(f"{shortened(name)} is a link that leaves its folder", value=f"{path} -> {target}", fix=fix)
+        fix = "fetch or write the folder again"
+        if os.path.islink(path) and _homes(folder)[1:]:
+            fix = "its download was cut off: load it by its id, online, which fetches the rest"
+        raise CheckpointError(f"{shortened(name)} {there}", value=str(path), fix=fix)
+    _check_link(folder, path)
     return path
 
 
-def _indexed(folder: Path, index: Path) -> dict[str, Path]:
+def _check_links(folder: Path) -> None:
+    """Refuse a folder whose files are links to elsewhere: its tokenizer is copied when it is saved, and would carry what it points to."""
+    try:
+        links = [path for path in folder.iterdir() if path.is_symlink() and os.path.isfile(path)]
+    except OSError as error:
+        raise CheckpointError(f"the folder can't be read ({error.strerror})", value=str(folder)) from None
+    for link in links:
+        _check_link(folder, link)
+
+
+def _check_link(folder: Path, path: Path) -> None:
+    target = path.resolve()
+    if not any(target.is_relative_to(home) for home in _homes(folder)):
+        fix = "put the file itself into the folder"
+        raise CheckpointError(f"{shortened(path.name)} is a link that leaves its folder", value=f"{path} -> {target}", fix=fix)
+
+
+def _homes(folder: Path) -> list[Path]:
+    """Where a folder's files may lie: in it; in a hub's cache also among the model's blobs and those that models share."""
+    home = folder.resolve()
+    model = next((p for p in home.parents if p.name.startswith("models--")), None)
+    return [home] if model is None else [home, model, model.parent / "blobs"]
+
+
+def _indexed(folder: Path, index: Path, suffix: str) -> dict[Path, Any]:
     weight_map = read_file(index, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError("the index is not usable", value=str(index), expected='"weight_map": {tensor name: file name}', fix=_REFETCH)
     paths = {shard: _inside(folder, shard) for shard in sorted(set(weight_map.values()))}
+    handles: dict[Path, Any] = {}
     where: dict[str, Path] = {}
-    problems = []
-    for shard, path in paths.items():
-        names = set(_open(path).keys())
+    problems = [f"{shortened(shard)} is no {suffix} file" for shard in paths if not shard.endswith(suffix)]
+    for shard, path in () if problems else paths.items():
+        handles[path] = _open(path)
+        names = set(handles[path].keys())
         problems += [f"{shortened(n)} is in {where[n].name} and in {shard}" for n in sorted(names & where.keys())]
         problems += [f"{shortened(n)} is not in {shard}" for n, s in weight_map.items() if s == shard and n not in names]
         where |= dict.fromkeys(names, path)
@@ -163,10 +202,12 @@ def _indexed(folder: Path, index: Path) -> dict[str, Path]:
         raise CheckpointError(
             f"the index and its shards disagree: {_listed(problems)}", value=str(index), fix="fetch or write the folder again"
         )
-    return where
+    return handles
 
 
 def _open(path: Path) -> Any:  # the library's handle has no types
+    if path.suffix == ".bin":
+        return PickledTensors(path)
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -276,16 +317,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             raise NotADirectoryError(errno.ENOTDIR, "this is a file, not a folder", str(path))
         recover(path)
         with contextlib.ExitStack() as held:
-            with _locked(path.parent):
+            with locked(path.parent):
                 new.mkdir()
-                held.enter_context(_locked(new))  # says that its writer lives
+                held.enter_context(locked(new))  # says that its writer lives
             yield new
             for folder, _, names in os.walk(new, topdown=False):
                 for file in (Path(folder, name) for name in names):
                     if not file.is_symlink():
                         _sync(file)
                 _sync(Path(folder))
-            with _locked(path.parent):
+            with locked(path.parent):
                 if path.exists():
                     os.rename(path, old)
                 try:
@@ -315,7 +356,7 @@ def recover(path: Path) -> None:
     if not _leftovers(path, "new|old"):
         return
     try:
-        with _locked(path.parent):
+        with locked(path.parent):
             asides = sorted(_leftovers(path, "old"), key=lambda p: p.stat().st_mtime)
             if asides and not path.exists():
                 os.rename(asides.pop(), path)
@@ -323,7 +364,7 @@ def recover(path: Path) -> None:
             for aside in asides:
                 shutil.rmtree(aside, ignore_errors=True)
             for draft in _leftovers(path, "new"):
-                with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(draft, wait=False):
+                with contextlib.suppress(BlockingIOError, FileNotFoundError), locked(draft, wait=False):
                     shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         # a reader without the right to tidy up can still read
@@ -340,7 +381,7 @@ def _leftovers(path: Path, kinds: str) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """An advisory lock on a folder, held by this process until the block ends or the process does."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,0 +1,231 @@
+"""The model card: README.md with metadata for the hub and text for people, every number measured, no blank to fill.
+
+Unusual: it carries a line of its own, and a README.md without that line is the user's and is never replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nabi.evaluation.findings import FEW, Findings, Made, Slice, versions
+from nabi.evaluation.page import write
+from nabi.evaluation.report import usage
+
+MARK = "<!-- written by nabi; without this line it is yours and is never replaced -->"
+# tasks that the hub has a pipeline for, in its spelling
+PIPELINES = {
+    "audio-classification", "automatic-speech-recognition", "document-question-answering", "feature-extraction", "fill-mask", "image-classification",
+    "question-answering", "sentence-similarity", "summarization", "table-question-answering", "text-classification", "text-generation",
+    "token-classification", "translation", "zero-shot-classification", "zero-shot-image-classification",
+}  # fmt: skip
+# figure -> (the hub's id of the measure, its name)
+MEASURES = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "macro_f1": ("f1", "Macro F1"),
+    "f1": ("f1", "F1"),
+    "precision": ("precision", "Precision"),
+    "recall": ("recall", "Recall"),
+    "mcc": ("matthews_correlation", "Matthews correlation"),
+    "pearson": ("pearsonr", "Pearson correlation"),
+    "spearman": ("spearmanr", "Spearman correlation"),
+    "mse": ("mse", "Mean squared error"),
+    "em": ("exact_match", "Exact match"),
+    "wer": ("wer", "Word error rate"),
+    "cer": ("cer", "Character error rate"),
+    "bleu": ("sacrebleu", "BLEU"),
+    "chrf": ("chrf", "chrF"),
+    "rougeL": ("rouge", "ROUGE-L"),
+    "perplexity": ("perplexity", "Perplexity"),
+}
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What only a person knows about a model.
+
+    Attributes:
+        license: its id on the hub, such as ``apache-2.0``.
+        language: code or codes, such as ``ko``.
+        tags: further words to find it by.
+    """
+
+    license: str | None = None
+    language: str | tuple[str, ...] | None = None
+    tags: tuple[str, ...] = ()
+
+
+def hub_id(base: str | None) -> str | None:
+    """The base as an id of the hub, or None if it is a folder or a name that ships."""
+    return base if base and _ID.fullmatch(base) and not base.startswith(".") and not Path(base).exists() else None
+
+
+def metadata(findings: Findings | None, made: Made, task: str, options: CardOptions) -> dict[str, Any]:
+    """The card's YAML block as plain data; what is not known is left out."""
+    pipeline = task.replace("_", "-")
+    found: dict[str, Any] = {"library_name": "nabi"}
+    if options.license:
+        found["license"] = options.license
+    if options.language:
+        found["language"] = [options.language] if isinstance(options.language, str) else list(options.language)
+    if pipeline in PIPELINES:
+        found["pipeline_tag"] = pipeline
+    if made.hub:
+        found["base_model"] = made.hub
+    if options.tags:
+        found["tags"] = list(options.tags)
+    if findings is None or made.dev is None:
+        return found
+    measured = [(*MEASURES[name], value) for name, value in findings.evaluation.metrics.items() if name in MEASURES and math.isfinite(value)]
+    if not measured:
+        return found
+    found["metrics"] = list(dict.fromkeys(kind for kind, _, _ in measured))
+    results = {
+        "task": {"type": pipeline, "name": pipeline.replace("-", " ").capitalize()},
+        "dataset": {"type": made.dev.name, "name": made.dev.name, "split": "dev", "args": {"rows": made.dev.rows, "sha256": made.dev.sha256}},
+        "metrics": [{"type": kind, "name": name, "value": value} for kind, name, value in measured],
+    }
+    found["model-index"] = [{"name": made.name, "results": [results]}]
+    return found
+
+
+def card(findings: Findings | None, made: Made, model: Any, options: CardOptions, report: str = "report.html") -> str:
+    """The whole card.
+
+    Args:
+        findings: of the best evaluation, or None without dev data.
+        made: how the model was made.
+        model: that came out.
+        options: what only a person knows.
+        report: the file beside it that says more.
+    """
+    task = model.task.name.replace("_", " ")
+    parameters = sum(p.numel() for p in model.original.parameters())
+    lines = ["---", *yaml(metadata(findings, made, model.task.name, options)), "---", MARK, "", f"# {escaped(made.name)}", ""]
+    told = f"A model for {task}: {escaped(model.origin.family_name)}, {parameters:,} parameters, from {escaped(made.base)}."
+    lines += [f"{told} More is in [{report}]({report}).", ""]
+    lines += ["## Use", "", *fenced(usage(made.folder, model, made.plugins), "python"), ""]
+    lines += ["## Measurements", "", *_measurements(findings, made), ""]
+    limits = _limits(findings)
+    if limits:
+        lines += ["## Limits that were measured", "", *limits, ""]
+    lines += ["## Data", "", *_data(made), ""]
+    lines += ["## How it was made", "", *fenced(made.command, ""), ""]
+    settings = ", ".join(f"{k}={v}" for k, v in made.settings.items()) or "none"
+    lines += _table(("", ""), [("seed", str(made.seed)), ("settings that are not the usual ones", settings), ("tokens that were computed", f"{made.tokens:,}"),
+                             ("seconds", f"{made.seconds:.0f}"), *versions().items()])  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def write_card(path: Path, text: str) -> bool:
+    """Write the card, unless a README.md that is not ours is there; says whether it was written.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return False
+    write(path, text)
+    return True
+
+
+def _measurements(findings: Findings | None, made: Made) -> list[str]:
+    if findings is None or made.dev is None:
+        return ["No dev rows were given, so nothing was measured."]
+    metrics, labels = findings.evaluation.metrics, [s.name for s in findings.by_label]
+    names = [n for n in metrics if not n.startswith("f1/")] + [f"f1/{n}" for n in labels[:12]]
+    rows = [(name, f"{metrics[name]:.4f}", " to ".join(f"{x:.4f}" for x in findings.intervals.get(name, ())) or "not measured") for name in names]
+    lines = [f"On {escaped(made.dev.name)} ({made.dev.rows:,} rows):", "", *_table(("figure", "value", "95 % interval"), rows)]
+    if findings.intervals:
+        which = " Of the labels the weakest 12 are shown." if len(labels) > 12 else ""
+        lines += ["", f"Intervals: percentiles of {findings.resamples:,} bootstrap resamples of these rows.{which}"]
+    if {"ece", "ece_scaled"} <= findings.facts.keys():
+        plain, divisor, scaled = (findings.facts[name] for name in ("ece", "temperature", "ece_scaled"))
+        told = f"The calibration error is {plain:.4f}; dividing the logits by a temperature of {divisor:.3f} makes it {scaled:.4f}"
+        lines += ["", f"{told} (2-fold cross-fitted on the same rows). The model is saved without the temperature."]
+    return lines
+
+
+def _limits(findings: Findings | None) -> list[str]:
+    if findings is None:
+        return []
+    lines = []
+    weak = [s for s in findings.by_label if s.rows >= FEW]
+    if weak:
+        lines.append(f"- Weakest label: {_said(weak[0], 'F1')}.")
+    few = [s for s in findings.by_label if s.rows < FEW]
+    if few:
+        named = ", ".join(f"{escaped(s.name)} ({s.rows})" for s in sorted(few, key=lambda s: s.rows)[:10]) + (" and others" if len(few) > 10 else "")
+        lines.append(f"- {len(few)} labels have fewer than {FEW} rows here, so their figures say little: {named}.")
+    if findings.by_length:
+        lines.append(f"- Weakest length: {_said(min(findings.by_length, key=lambda s: s.figure), findings.main)}.")
+    doubtful = findings.verdicts.doubtful if findings.verdicts else None
+    if doubtful is not None and doubtful.any():
+        lines.append(f"- {int(doubtful.sum())} of the rows that it was measured on may bear a wrong label.")
+    if lines:
+        lines.append(f"- All of this holds for rows like those of {escaped(findings.evaluation.data)}; nothing else was measured.")
+    return lines
+
+
+def _said(part: Slice, figure: str) -> str:
+    return f"{escaped(part.name)}, {figure} {part.figure:.4f} ({part.low:.4f} to {part.high:.4f}, {part.rows:,} rows)"
+
+
+def _data(made: Made) -> list[str]:
+    rows = []
+    for what, source in (("training", made.data), ("dev", made.dev)):
+        if source is not None:
+            rows.append((what, source.name + (f" ({source.how})" if source.how else ""), f"{source.rows:,}", source.sha256))
+    return _table(("", "name", "rows", "sha256"), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *([escaped(cell) for cell in row] for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    one = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]{}#|~]|(?<!\w)_|_(?!\w))", r"\\\1", one)
+
+
+def fenced(code: str, language: str) -> list[str]:
+    """A code block whose fence is longer than any in it."""
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence + language, code, fence]
+
+
+def yaml(value: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Plain data as YAML in block style; every scalar is written as JSON, which YAML reads the same."""
+    lines: list[str] = []
+    for key, item in value.items():
+        lines += _under(f"{indent}{key if re.fullmatch(r'[a-z][a-z_0-9-]*', key) else json.dumps(key)}:", item, indent)
+    return lines
+
+
+def _under(head: str, item: Any, indent: str) -> list[str]:
+    if isinstance(item, Mapping):
+        return [head, *yaml(item, indent + "  ")]
+    if not isinstance(item, list):
+        return [f"{head} {_scalar(item)}"]
+    lines = [head]
+    for entry in item:
+        if isinstance(entry, Mapping):
+            first, *rest = yaml(entry, indent + "  ")
+            lines += [f"{indent}- {first.strip()}", *rest]
+        else:
+            lines.append(f"{indent}- {_scalar(entry)}")
+    return lines
+
+
+def _scalar(item: Any) -> str:
+    # a JSON escape of an emoji is two halves to YAML, and YAML holds no unprintable characters
+    return json.dumps("".join(c if c.isprintable() else " " for c in item) if isinstance(item, str) else item, ensure_ascii=False)
