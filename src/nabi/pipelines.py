@@ -20,6 +20,7 @@ from nabi.data import read_table
 from nabi.errors import InputError, OptionError, nearest
 from nabi.model import Model
 from nabi.weights import hub
+from nabi.weights.download import with_token
 
 # v4's arguments that steer what nabi decides by itself: taken, and said once to have no effect
 _NO_EFFECT = frozenset(
@@ -170,10 +171,10 @@ def pipeline(
         raise OptionError("a tokenizer of its own can't be given with a model folder", value=str(tokenizer), fix="the folder's tokenizer is used")
     wanted = precision or _precision(dtype if dtype is not None else torch_dtype)
     where = _device(device)
-    secret = token if token is not None else use_auth_token
-    loaded = checkpoint.load(
-        model, task, plugins=plugins, device=where, precision=wanted or ("fp32" if where == "cpu" else None), revision=revision, token=secret
-    )
+    with with_token(token if token is not None else use_auth_token):
+        loaded = checkpoint.load(
+            model, task, plugins=plugins, device=where, precision=wanted or ("fp32" if where == "cpu" else None), revision=revision
+        )
     return make(loaded, _known(loaded, options))
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,18 @@ _SMALL = (
     *TOKENIZERS, *PROCESSORS,
 )  # fmt: skip
 _TRIES, _PAUSE, _TIMEOUT = 5, 0.5, 20.0  # attempts that bring no byte, seconds after the first of them, seconds without a byte
+
+_token: ContextVar[str | bool | None] = ContextVar("token", default=None)
+
+
+@contextmanager
+def with_token(token: str | bool | None) -> Iterator[None]:
+    """Talk to the hub with this token inside the block; None takes HF_TOKEN or the one that was saved on this machine, False takes none."""
+    before = _token.set(token)
+    try:
+        yield
+    finally:
+        _token.reset(before)
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class _Source:
             from huggingface_hub import get_hf_file_metadata
 
             with _spoken(self.model, self.endpoint):
-                seen = get_hf_file_metadata(self.url(name), timeout=_TIMEOUT, endpoint=self.endpoint)
+                seen = get_hf_file_metadata(self.url(name), token=_token.get(), timeout=_TIMEOUT, endpoint=self.endpoint)
             digest, size = seen.etag, seen.size
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digest) or not isinstance(size, int):
             what = "the hub gives no hash for a file, so nothing says whether it comes whole"
@@ -133,7 +146,7 @@ def _listed(model: str, revision: str) -> _Source:
     for left in reversed(range(_TRIES)):
         try:
             with _spoken(model, endpoint):
-                info = HfApi(endpoint=endpoint, library_name="nabi").model_info(model, revision=revision, files_metadata=True, timeout=_TIMEOUT)
+                info = HfApi(endpoint=endpoint, token=_token.get(), library_name="nabi").model_info(model, revision=revision, files_metadata=True, timeout=_TIMEOUT)
                 commit, files = info.sha, info.siblings or []
                 listed = {file.rfilename: file for file in files}
             break
@@ -216,7 +229,7 @@ def _append(file: _File, source: _Source, draft: Path, have: int) -> None:
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # a public name that the library re-exports lazily
 
     # identity: a range of a packed answer would be a range of other bytes
-    headers = {**build_hf_headers(library_name="nabi"), "Accept-Encoding": "identity"}
+    headers = {**build_hf_headers(token=_token.get(), library_name="nabi"), "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
     with (
