@@ -104,7 +104,7 @@ def test_train_in_a_process_of_its_own(work: Path, tokenizer: Path, tmp_path: Pa
     assert done.json["out"] == "out" and set(done.json["metrics"]) == {"accuracy", "macro_f1", "mcc", "ece", "f1/neg", "f1/pos"}
     assert "epoch" in done.err and "macro_f1" in done.err and "\r" not in done.err and "\x1b" not in done.err
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "config.json", "history.json", "last", "model.safetensors", "nabi.json", "tokenizer.json", "vocab.txt"]  # fmt: skip
+        "README.md", "config.json", "history.json", "last", "model.safetensors", "nabi.json", "report.html", "tokenizer.json", "vocab.txt"]  # fmt: skip
     history = json.loads((tmp_path / "out" / "history.json").read_text())
     assert history["plan"]["steps"] == 6 and history["data"]["rows"] == 60 and history["dev"]["rows"] == 20
 

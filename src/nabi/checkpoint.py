@@ -25,7 +25,7 @@ from nabi.inputs import Inputs
 from nabi.model import Model, Origin
 from nabi.nn.body import Body
 from nabi.tasks import Task
-from nabi.weights import atomic_folder, hub, place, read_tensors, recover, write_tensors
+from nabi.weights import atomic_folder, file_sha256, hub, place, read_tensors, recover, write_tensors
 from nabi.weights.bound import filled_by
 from nabi.weights.names import NameTable, same
 
@@ -174,9 +174,15 @@ def write_folder(model: Model, folder: Path) -> None:
         "max_length": model.inputs.max_length,
         "golden": model.golden(),
     }
-    for name, data in (("config.json", config), ("nabi.json", ours)):
-        (folder / name).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     model.inputs.save(folder)
+    _write_json(folder / "config.json", config)
+    # the SHA-256 of each file, for `nabi doctor`; loading hashes nothing
+    ours["files"] = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    _write_json(folder / "nabi.json", ours)
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def resolve(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -253,6 +259,7 @@ class _Ours:
     settings: Mapping[str, Any] = field(default_factory=dict)
     max_length: int | None = None
     golden: list[_Golden] = field(default_factory=list)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Folder:

@@ -79,7 +79,8 @@ class Pipeline:
             inputs = read_table(inputs)
         lazy = isinstance(inputs, Iterator)
         if isinstance(inputs, Dataset):  # torch's need not be iterable
-            inputs, lazy = (inputs[i] for i in range(len(inputs))), True  # type: ignore[arg-type]
+            data, lazy = inputs, True
+            inputs = (data[i] for i in range(len(data)))  # type: ignore[arg-type]
         if not isinstance(inputs, Iterable):
             raise InputError("this is no input", value=repr(inputs), expected="a str, a mapping, or an iterable of these")
         results = self._many(inputs, opts)

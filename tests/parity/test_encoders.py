@@ -1,4 +1,4 @@
-"""Parity with the incumbent's DistilBERT, RoBERTa, XLM-R and CamemBERT at 1e-5, weights from N(0, 0.25), both ways; and the table of heads that are not here yet."""
+"""Parity with the incumbent's DistilBERT, RoBERTa, XLM-R and CamemBERT at 1e-5, weights from N(0, 0.25), both ways; the table of heads still missing."""
 
 from __future__ import annotations
 

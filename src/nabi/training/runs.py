@@ -138,6 +138,7 @@ class RunFolder:
                 except OSError:  # some file systems have no links
                     shutil.copyfile(file, draft)
                 draft.replace(self.path / file.name)
+                draft.unlink(missing_ok=True)  # still there if the file was put in place before: a rename between two links of one file does nothing
             shutil.rmtree(best)
         except OSError as problem:
             raise StorageError(f"the best model could not be put from {best} into {self.path}: {problem}") from problem

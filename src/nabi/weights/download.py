@@ -146,7 +146,8 @@ def _listed(model: str, revision: str) -> _Source:
     for left in reversed(range(_TRIES)):
         try:
             with _spoken(model, endpoint):
-                info = HfApi(endpoint=endpoint, token=_token.get(), library_name="nabi").model_info(model, revision=revision, files_metadata=True, timeout=_TIMEOUT)
+                api = HfApi(endpoint=endpoint, token=_token.get(), library_name="nabi")
+                info = api.model_info(model, revision=revision, files_metadata=True, timeout=_TIMEOUT)
                 commit, files = info.sha, info.siblings or []
                 listed = {file.rfilename: file for file in files}
             break
