@@ -94,7 +94,7 @@ def test_a_pair_in_the_old_form(classify: Any) -> None:
     wanted = classify({"text": "good", "text_pair": "bad"})
     assert classify([[["good", "bad"]]]) == [wanted] and classify([[("good", "bad")], "good"])[0]["score"] == pytest.approx(wanted["score"])
     for wrong in ([["good", "bad"]], [["good"], ["bad"]], [[["good", "bad", "film"]]]):
-        with pytest.raises(InputError, match="give a pair as"):
+        with pytest.raises(InputError, match="Give a pair as"):
             classify(wrong)
 
 

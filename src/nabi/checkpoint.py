@@ -1,7 +1,7 @@
 """Model folders: the incumbent's format (config.json, model.safetensors, tokenizer files), plus nabi.json with what it has no place for.
 
 nabi.json holds the family, the task and its settings, and golden vectors. A folder without it loads too: the family is found by ``model_type``, the
-task by ``architectures``. Unusual: for inference a missing head is an error; for training it is one sentence. Nothing is ever unpickled.
+task by ``architectures``. Unusual: for inference a missing head is an error; for training it is one sentence. No code of a checkpoint is ever run.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from nabi.errors import OptionError, UserError, nearest
+from nabi.errors import OptionError, UserError, nearest, shortened
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
-    problems = [f"unknown key '{k}' {nearest(k, fields)}".rstrip() for k in data if k not in fields]
+    problems = [f"unknown key {shortened(k)} {nearest(k, fields)}".rstrip() for k in data if k not in fields]
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in data:

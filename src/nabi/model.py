@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nabi.batch import Batch, Row, pack
 from nabi.config import from_dict
-from nabi.errors import OptionError, UserError
+from nabi.errors import InputError, OptionError, UserError
 from nabi.families import Family
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
@@ -103,10 +103,20 @@ class Model(nn.Module):
         return options
 
     def encode(self, example: Example, options: Any, use: Use = "predict", where: str = "", number: int = 0) -> list[Row]:
-        """The rows of one example, with the streams that this body reads."""
+        """The rows of one example, with the streams that this body reads.
+
+        Raises:
+            InputError: the example can't be read, or the tokenizer numbers segments that the body has no vectors for.
+        """
         rows = self.task.encode(example, self.inputs, options, use, where)
         for row in rows:
             row.example = number
+            for streams in row.parts.values():
+                for name in self.body.tables.keys() & streams.keys():
+                    if max(streams[name]) >= self.body.tables[name]:
+                        what = f"{where or 'an input'} has {name} that the model does not hold"
+                        fix = "the tokenizer is another model's, or the model can't read pairs"
+                        raise InputError(what, value=max(streams[name]), expected=f"0 to {self.body.tables[name] - 1}", fix=fix)
             row.parts = {part: {s: x for s, x in row.parts[part].items() if s in needs} for part, needs in self.body.needs.items() if part in row.parts}
         return rows
 

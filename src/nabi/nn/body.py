@@ -29,6 +29,7 @@ class Body(nn.Module):
     Attributes:
         hidden_size: W of what :meth:`forward` returns.
         limits: part name -> the longest row that it takes.
+        tables: stream -> how many different numbers it may hold, where a tokenizer could give others.
         head_dropout: head kind -> dropout before its output layer; none if it is missing.
         init_std: of the heads' initial weights.
     """
@@ -39,6 +40,7 @@ class Body(nn.Module):
     makes: ClassVar[Mapping[str, str]] = {}
     hidden_size: int
     limits: Mapping[str, int] = {}
+    tables: Mapping[str, int] = {}
     head_dropout: Mapping[str, float] = {}
     init_std: float = 0.02
 

@@ -27,6 +27,7 @@ from nabi.text.files import ADDED, DEFINITION, NAMES, ROLES, SETTINGS, Guard, re
 from nabi.text.forms import CONFIG, FILES, MARIAN, Form, find_form, open_form, open_marian, with_class
 from nabi.text.marian import Columns, Marian
 from nabi.text.unigram import exact_definition
+from nabi.text.vetting import rows, vet
 
 if TYPE_CHECKING:
     import tokenizers
@@ -77,6 +78,7 @@ class Tokenizer:
         with Guard(TokenizerError, "the tokenizer can't be read", value=where, fix=fix):
             self._library: Any = definition
             if isinstance(definition, bytes):
+                vet(definition)
                 self._library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
                 self.stored_truncation, self.stored_padding = self._library.truncation, self._library.padding
                 self._library.no_truncation()
@@ -85,7 +87,7 @@ class Tokenizer:
             for role in ROLES:
                 ids = map(self._library.token_to_id, token_names(settings, role, None if form is None else form.usual))
                 setattr(self, f"{role}_id", next((i for i in ids if i is not None), None))
-            self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=True)
+            self.vocab_size: int = rows(self._library) if isinstance(definition, bytes) else self._library.get_vocab_size(with_added_tokens=True)
             self._overhead = self._library.num_special_tokens_to_add(is_pair=False)
             # the lone space of byte-level and of SentencePiece vocabularies: without it a space is never part of a token
             self._blank = {self._library.token_to_id(mark) for mark in ("Ġ", "▁")} - {None}
