@@ -163,7 +163,7 @@ def write_folder(model: Model, folder: Path) -> None:
         config["model_type"] = next(iter(hf.types)) if hf else origin.family_name
     config["architectures"] = [hf.types[config["model_type"]] + hf.heads[kinds][0]] if hf and kinds in hf.heads else []
     config |= dict.fromkeys(config.keys() & {"dtype", "torch_dtype"}, "float32")  # what the incumbent would otherwise convert to
-    table = _table(origin.family, kinds, hf.prefix if hf else "")
+    table = name_table(origin.family, kinds, hf.prefix if hf else "")
     state = {name: x.detach() for name, x in model.state_dict().items()}
     write_tensors(folder, table.save(state))
     ours = {
@@ -399,7 +399,7 @@ class _Folder:
         hf = self.family.hf
         prefix = hf.prefix if hf and any(name.startswith(hf.prefix) for name in self.files) else ""
         try:
-            loaded = _table(self.family, kinds, prefix).load(self.files)
+            loaded = name_table(self.family, kinds, prefix).load(self.files)
         except CheckpointError as problem:
             raise CheckpointError(f"{self.path}: {problem}".rstrip("."), fix="the folder is incomplete or of another family; fetch it again") from None
         if loaded.unknown:
@@ -425,7 +425,7 @@ def _strings(value: Any) -> list[str]:
     return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
 
 
-def _table(family: Family, kinds: Sequence[str], prefix: str) -> NameTable:
+def name_table(family: Family, kinds: Sequence[str], prefix: str) -> NameTable:
     """Their names <-> ``body.`` and ``task.`` names; heads that this task does not build are left out with a reason."""
     kinds = tuple(kinds)
     hf = family.hf or _own_names(family)

@@ -234,7 +234,7 @@ class Model(nn.Module):
                 if [_ids(row) for row in rows] != saved["tokens"]:
                     problems.append(f"golden example {i + 1}: other tokens than when the model was saved")
                     continue
-                gap = _gap(list(self.readings(rows, options)), saved["readings"])
+                gap = largest_gap(list(self.readings(rows, options)), saved["readings"])
             except UserError as error:
                 problems.append(f"golden example {i + 1}: {error}")
                 continue
@@ -252,12 +252,12 @@ def _ids(row: Row) -> dict[str, list[int]]:
     return {part: list(streams["tokens"]) for part, streams in row.parts.items() if "tokens" in streams}
 
 
-def _gap(a: Any, b: Any) -> float:
+def largest_gap(a: Any, b: Any) -> float:
     """The largest difference between two nested lists of numbers; infinite where their shapes differ."""
     if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
-        return max((_gap(a[k], b[k]) for k in a), default=0.0)
+        return max((largest_gap(a[k], b[k]) for k in a), default=0.0)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return max((_gap(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+        return max((largest_gap(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
     if isinstance(a, int | float) and isinstance(b, int | float):
         return abs(a - b)
     return 0.0 if a == b else float("inf")

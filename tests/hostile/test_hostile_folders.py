@@ -220,7 +220,7 @@ def tiny_folder(family: str, folder: Path) -> Path:
     hf, config = found.hf, found.sizes["tiny"]
     assert hf is not None
     folder.mkdir()
-    state = checkpoint._table(found, (), "").save({f"body.{n}": x.detach() for n, x in families.build(found, config).state_dict().items()})
+    state = checkpoint.name_table(found, (), "").save({f"body.{n}": x.detach() for n, x in families.build(found, config).state_dict().items()})
     save_file(state, folder / WEIGHTS)
     (folder / "config.json").write_text(json.dumps({"model_type": next(iter(hf.types)), **families.config_to(found, config)}))
     return folder

@@ -134,7 +134,7 @@ def test_heads_and_gradients_both_ways(family: str, model_type: str, kinds: tupl
     F.cross_entropy(wanted, label).backward()
     F.cross_entropy(found, label).backward()
     theirs_by_name = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    table = checkpoint._table(ours.origin.family, kinds, hf.prefix)
+    table = checkpoint.name_table(ours.origin.family, kinds, hf.prefix)
     ours_by_name = table.save({name: p.grad for name, p in ours.named_parameters() if p.grad is not None})
     assert ours_by_name.keys() == theirs_by_name.keys()
     scale = max(1.0, *(float(g.abs().max()) for g in theirs_by_name.values()))

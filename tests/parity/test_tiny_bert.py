@@ -125,7 +125,7 @@ def test_gradients(tmp_path: Path, tokenizer: Path) -> None:
     def gradients(batch: Batch) -> dict[str, Tensor]:
         ours.zero_grad()
         F.cross_entropy(ours.task.row.read(Run(ours.body), batch), label).backward()  # type: ignore[union-attr,operator]
-        table = checkpoint._table(ours.origin.family, ours.task.heads, "bert.")
+        table = checkpoint.name_table(ours.origin.family, ours.task.heads, "bert.")
         return table.save({name: p.grad for name, p in ours.named_parameters() if p.grad is not None})
 
     found, wrong = gradients(given), gradients(flipped(given))

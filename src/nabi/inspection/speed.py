@@ -21,7 +21,7 @@ from nabi import checkpoint, tasks
 from nabi.data import read_table
 from nabi.errors import MissingHeadError, OptionError
 from nabi.inspection.machine import cpu
-from nabi.model import Model, _gap
+from nabi.model import Model, largest_gap
 
 VARIANTS = {"fp32": None, "fp32 prepared": "fp32", "bf16 prepared": "bf16"}
 ROWS = 256  # at most, of the sentences of our own
@@ -201,7 +201,7 @@ def _compared(variants: Mapping[str, Model], rows: Sequence[Any], options: Any) 
         _forget_peak()
         readings[name] = list(model.readings(rows, options))
         peaks[name] = _peak()
-    return {name: _gap(found, readings["fp32"]) for name, found in readings.items()}, peaks
+    return {name: largest_gap(found, readings["fp32"]) for name, found in readings.items()}, peaks
 
 
 def _single(variants: Mapping[str, Model], examples: Sequence[Any], seconds: float) -> dict[str, dict[str, float]]:
