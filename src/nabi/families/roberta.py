@@ -1,7 +1,7 @@
 """RoBERTa, and XLM-R and CamemBERT with it: BERT with other training (Liu et al. 2019, "RoBERTa"; Conneau et al. 2020, XLM-R, in 100 languages).
 
-Unusual: positions count from ``pad_id`` + 1, so two rows of the table are never used and a row has two tokens less than the table has rows. A table
-of one segment takes every segment for the first. There is no pooler: the row head is a dense layer with tanh, dropout before and after.
+Unusual: positions count from ``pad_id`` + 1, so a row has two tokens less than the table has rows; a padding token that a text spells out stands at
+``pad_id`` and is not counted. A table of one segment takes every segment for the first. There is no pooler: the row head is a dense layer with tanh, dropout before and after.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nabi.batch import Batch, Cache
 from nabi.families import HF, Family
-from nabi.layout import Packed
+from nabi.layout import Layout, Packed
 from nabi.nn.body import Body
 from nabi.nn.dropout import dropout
 from nabi.nn.encoder import PostNormLayer, through
@@ -52,14 +52,22 @@ class RobertaEmbeddings(nn.Module):
         self.segments = Embedding(c.num_segments, c.hidden_size)
         self.positions = Embedding(c.max_positions, c.hidden_size)
         self.norm = LayerNorm(c.hidden_size, c.norm_eps)
-        self.first, self.last_segment = c.pad_id + 1, c.num_segments - 1
+        self.pad_id, self.one_segment = c.pad_id, c.num_segments == 1
 
-    def forward(self, tokens: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, segments: Tensor, layout: Layout) -> Tensor:
         """(T,) each -> (T, W)."""
-        if self.last_segment == 0:  # a BERT tokenizer, as on klue/roberta, numbers the second text of a pair 1
+        if self.one_segment:  # a BERT tokenizer, as on klue/roberta, numbers the second text of a pair 1
             segments = torch.zeros_like(segments)
-        y: Tensor = self.norm(self.tokens(tokens) + self.segments(segments) + self.positions(positions + self.first))
+        y: Tensor = self.norm(self.tokens(tokens) + self.segments(segments) + self.positions(self.places(tokens, layout)))
         return y
+
+    def places(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """(T,) rows of the table of positions."""
+        assert layout.cu_seqlens is not None and layout.rows is not None and layout.positions is not None
+        pads = (tokens == self.pad_id).long()
+        seen = pads.cumsum(0)
+        before_row = (seen - pads)[layout.cu_seqlens[:-1].long()][layout.rows]
+        return (layout.positions + 1 - (seen - before_row)) * (1 - pads) + self.pad_id
 
 
 class Roberta(Body):
@@ -94,7 +102,7 @@ class Roberta(Body):
 
     def embed(self, batch: Batch) -> dict[str, Packed]:
         part = batch.parts["text"]
-        return {"text": Packed(self.embeddings(part.streams["tokens"], part.streams["segments"], part.layout.positions), part.layout)}
+        return {"text": Packed(self.embeddings(part.streams["tokens"], part.streams["segments"], part.layout), part.layout)}
 
     def forward(
         self,
