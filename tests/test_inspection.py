@@ -38,8 +38,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(good: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
-    return Path(shutil.copytree(good, tmp_path / "model"))
+    """A copy of it, to be damaged; without its files' sums, so that each damage is seen for itself."""
+    copied = Path(shutil.copytree(good, tmp_path / "model"))
+    edit_json(copied / "nabi.json", files={})
+    return copied
 
 
 def codes(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -94,6 +96,14 @@ def test_a_changed_weight_shows_in_the_golden_vectors(model: Path) -> None:
     assert ("error", "golden") in codes(found) and "readings differ by 0.01" in found[0]["message"]
     edit_json(model / "nabi.json", golden=[])
     assert ("warning", "no_golden") in codes(check_model(str(model)))
+
+
+def test_a_saved_model_holds_the_sums_of_its_files(good: Path, tmp_path: Path) -> None:
+    sums = json.loads((good / "nabi.json").read_text())["files"]
+    assert sums == {p.name: file_sha256(p) for p in good.iterdir() if p.name != "nabi.json"} and codes(check_model(str(good))) == [("info", "golden")]
+    changed = Path(shutil.copytree(good, tmp_path / "model"))
+    edit_tensors(changed, lambda tensors: tensors["classifier.bias"].add_(0.01))
+    assert ("error", "changed_file") in codes(check_model(str(changed)))
 
 
 def test_files_against_their_sums(model: Path) -> None:

@@ -132,7 +132,7 @@ def create(
 
     _check_device(device)
     folder = resolve(tokenizer, weights=False)
-    config = replace(config, vocab_size=Tokenizer.load(folder).vocab_size)
+    config = replace(config, vocab_size=Tokenizer.load(folder).rows)
     with torch.device(device):
         body, built = families.build(kind, config), tasks.find(task)(settings)
         built.build(body)

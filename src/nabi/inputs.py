@@ -26,7 +26,7 @@ class Inputs:
         """The tokenizer of a model folder.
 
         Args:
-            folder: with a tokenizer.json or vocab.txt.
+            folder: with a tokenizer in any form that ``Tokenizer.load`` reads.
             limit: the longest row that the body takes, in tokens.
             vocab_size: rows of the body's embedding table.
 

@@ -106,7 +106,7 @@ class Model(nn.Module):
         """The rows of one example, with the streams that this body reads.
 
         Raises:
-            InputError: the example can't be read, or the tokenizer numbers segments that the body has no vectors for.
+            InputError: the example can't be read, or the tokenizer gives a number that the body has no vector for.
         """
         rows = self.task.encode(example, self.inputs, options, use, where)
         for row in rows:
@@ -114,8 +114,8 @@ class Model(nn.Module):
             for streams in row.parts.values():
                 for name in self.body.tables.keys() & streams.keys():
                     if max(streams[name]) >= self.body.tables[name]:
-                        what = f"{where or 'an input'} has {name} that the model does not hold"
-                        fix = "the tokenizer is another model's, or the model can't read pairs"
+                        what = f"{where or 'an input'} has {name} that the model has no vectors for"
+                        fix = "the tokenizer is another model's" + (", or the model can't read pairs" if name == "segments" else "")
                         raise InputError(what, value=max(streams[name]), expected=f"0 to {self.body.tables[name] - 1}", fix=fix)
             row.parts = {part: {s: x for s, x in row.parts[part].items() if s in needs} for part, needs in self.body.needs.items() if part in row.parts}
         return rows
@@ -141,8 +141,9 @@ class Model(nn.Module):
         """
         options = self.options() if options is None else options
         source, done = iter(examples), 0
-        while chunk := [self.task.example_of(item) for item in islice(source, CHUNK)]:
-            names = [where[done + i] if where else f"input {done + i + 1}" for i in range(len(chunk))]
+        while items := list(islice(source, CHUNK)):
+            names = [where[done + i] if where else f"input {done + i + 1}" for i in range(len(items))]
+            chunk = [self.task.example_of(item, name) for item, name in zip(items, names, strict=True)]
             rows = [self.encode(example, options, use, name, i) for i, (example, name) in enumerate(zip(chunk, names, strict=True))]
             yield from self.answered(chunk, rows, options, tokens)
             done += len(chunk)

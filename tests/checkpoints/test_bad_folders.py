@@ -253,8 +253,9 @@ def test_a_flipped_byte_shows_in_the_golden_vectors(good: Path, tmp_path: Path) 
     held[at] ^= 0x03  # the exponent of one weight
     file.write_bytes(held)
     found = check_model(str(tmp_path / "model"))
-    assert {f["severity"] for f in found} == {"error"} and found[0]["message"].startswith("golden example 1: readings differ by ")
-    assert [f["severity"] for f in check_model(str(good))] == ["info"]
+    messages = [f["message"] for f in found if f["severity"] == "error"]
+    assert any(m.startswith("golden example 1: readings differ by ") for m in messages) and any(m.startswith(f"{WEIGHTS} is not the file") for m in messages)
+    assert "error" not in {f["severity"] for f in check_model(str(good))}
     for folder, code in ((good, 0), (tmp_path / "model", 1)):
         done = CliRunner().invoke(cli, ["doctor", str(folder), "--json"])
         assert done.exit_code == code and json.loads(done.stdout)["target"] == str(folder)
@@ -269,4 +270,4 @@ NOTHING: dict[str, Any] = {"tokens": [], "readings": []}
 def test_golden_vectors_that_are_none(golden: Any, good: Path, tmp_path: Path) -> None:
     shutil.copytree(good, tmp_path / "model")
     edited("nabi.json", golden=golden)(tmp_path / "model")
-    assert [f["severity"] for f in check_model(str(tmp_path / "model"))] == ["error"]
+    assert "error" in {f["severity"] for f in check_model(str(tmp_path / "model"))}

@@ -123,5 +123,5 @@ def test_a_missing_name_says_what_is_near(tokenizer: Path, tmp_path: Path, monke
 def test_nothing_but_plain_data_is_in_the_json(tokenizer: Path, tmp_path: Path) -> None:
     checkpoint.save(model_of(tokenizer), tmp_path / "model")
     ours = json.loads((tmp_path / "model" / "nabi.json").read_text(encoding="utf-8"))
-    assert list(ours) == ["format", "family", "task", "settings", "max_length", "golden"]
+    assert list(ours) == ["format", "family", "task", "settings", "max_length", "golden", "files"]
     assert (ours["format"], ours["family"], ours["task"], len(ours["golden"])) == (1, "bert", "text_classification", 4)

@@ -69,7 +69,8 @@ class Bert(Body):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.hidden_size, self.limits, self.tables = config.hidden_size, {"text": config.max_positions}, {"segments": config.num_segments}
+        self.hidden_size, self.limits = config.hidden_size, {"text": config.max_positions}
+        self.tables = {"tokens": config.vocab_size, "segments": config.num_segments}
         self.head_dropout = dict.fromkeys(self.heads, config.hidden_dropout if config.head_dropout is None else config.head_dropout)
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = BertEmbeddings(config)

@@ -69,7 +69,7 @@ class DistilBert(Body):
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
-        self.hidden_size, self.limits = config.hidden_size, {"text": config.max_positions}
+        self.hidden_size, self.limits, self.tables = config.hidden_size, {"text": config.max_positions}, {"tokens": config.vocab_size}
         self.head_dropout = {"row": config.row_dropout, "token": config.hidden_dropout, "span": config.span_dropout}
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = DistilBertEmbeddings(config)

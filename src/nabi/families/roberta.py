@@ -83,7 +83,7 @@ class Roberta(Body):
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__()
         self.hidden_size, self.limits = config.hidden_size, {"text": config.max_positions - config.pad_id - 1}
-        self.tables = {"segments": config.num_segments} if config.num_segments > 1 else {}
+        self.tables = {"tokens": config.vocab_size, **({"segments": config.num_segments} if config.num_segments > 1 else {})}
         self.head_dropout = dict.fromkeys(self.heads, config.hidden_dropout if config.head_dropout is None else config.head_dropout)
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = RobertaEmbeddings(config)

@@ -29,7 +29,7 @@ class Body(nn.Module):
     Attributes:
         hidden_size: W of what :meth:`forward` returns.
         limits: part name -> the longest row that it takes.
-        tables: stream -> how many different numbers it may hold, where a tokenizer could give others.
+        tables: stream -> the vectors of its embedding: a row may hold no number from there on.
         head_dropout: head kind -> dropout before its output layer; none if it is missing.
         init_std: of the heads' initial weights.
     """

@@ -179,8 +179,8 @@ class Task(nn.Module):
         """Inputs whose readings are saved with the model: letters, Hangul, emoji and nothing."""
         return [{"text": text} for text in ("The film was not bad at all.", "나비가 꽃에 앉았다.", "WINNER!! Claim £900 now \U0001f389", "")]
 
-    def example_of(self, item: Any) -> Example:
-        """One input of a pipeline or of the command line as an example."""
+    def example_of(self, item: Any, where: str = "an input") -> Example:
+        """One input of a pipeline or of the command line as an example; ``where`` is what to call it in an error."""
         return item if isinstance(item, Mapping) else {"text": item}
 
     def line(self, answer: Any) -> str:

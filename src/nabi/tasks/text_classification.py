@@ -269,14 +269,14 @@ class TextClassification(Task):
         label = ", ".join(answer["label"]) if self.problem == "multi" else answer["label"]
         return f"{label}\t{answer['score']:.4f}" if self.problem != "regression" else f"{label:.4f}"
 
-    def example_of(self, item: Any) -> Example:
+    def example_of(self, item: Any, where: str = "an input") -> Example:
         """A str, a mapping, or v4's old form of a pair, ``[[text, text_pair]]``."""
         if isinstance(item, list | tuple):
             if len(item) != 1 or not isinstance(item[0], list | tuple) or len(item[0]) != 2:
                 fix = "give a pair as {'text': ..., 'text_pair': ...}, several texts in one flat list"
-                raise InputError("an input is a list", value=item, expected="a str or a mapping", fix=fix)
+                raise InputError(f"{where} is a list", value=item, expected="a str or a mapping", fix=fix)
             return {"text": item[0][0], "text_pair": item[0][1]}
-        return super().example_of(item)
+        return super().example_of(item, where)
 
     def present(self, answer: Any, options: ClassificationOptions, alone: bool) -> Any:
         """v4's shapes: a dict; a sorted list with ``top_k``; ``return_all_scores`` keeps the labels' own order; in a list again if ``alone``."""

@@ -27,7 +27,7 @@ from nabi.text.files import ADDED, DEFINITION, NAMES, ROLES, SETTINGS, Guard, re
 from nabi.text.forms import CONFIG, FILES, MARIAN, Form, find_form, open_form, open_marian, with_class
 from nabi.text.marian import Columns, Marian
 from nabi.text.unigram import exact_definition
-from nabi.text.vetting import rows, vet
+from nabi.text.vetting import rows, vet, vet_loaded
 
 if TYPE_CHECKING:
     import tokenizers
@@ -80,6 +80,7 @@ class Tokenizer:
             if isinstance(definition, bytes):
                 vet(definition)
                 self._library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
+                vet_loaded(self._library)
                 self.stored_truncation, self.stored_padding = self._library.truncation, self._library.padding
                 self._library.no_truncation()
                 self._library.no_padding()
@@ -87,7 +88,7 @@ class Tokenizer:
             for role in ROLES:
                 ids = map(self._library.token_to_id, token_names(settings, role, None if form is None else form.usual))
                 setattr(self, f"{role}_id", next((i for i in ids if i is not None), None))
-            self.vocab_size: int = rows(self._library) if isinstance(definition, bytes) else self._library.get_vocab_size(with_added_tokens=True)
+            self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=True)
             self._overhead = self._library.num_special_tokens_to_add(is_pair=False)
             # the lone space of byte-level and of SentencePiece vocabularies: without it a space is never part of a token
             self._blank = {self._library.token_to_id(mark) for mark in ("Ġ", "▁")} - {None}
@@ -279,6 +280,11 @@ class Tokenizer:
         """The id of a token, or None if the vocabulary does not hold it."""
         id: int | None = self._library.token_to_id(token)
         return id
+
+    @property
+    def rows(self) -> int:
+        """How many vectors an embedding needs for all ids, which a vocabulary with holes has more of than tokens; takes a while for a large one."""
+        return rows(self._library)
 
     @property
     def fingerprint(self) -> str:

@@ -47,18 +47,26 @@ def vet(definition: bytes) -> None:
             raise ValueError(f"its {part} makes a text {growth:.3g} times longer and puts {before:,} characters before it, at most {GROWTH} and {PREPENDED}")
 
 
-def rows(library: Any) -> int:
-    """How many vectors an embedding needs for all ids of a tokenizer: one more than the highest, which can lie above the number of tokens.
+def vet_loaded(library: Any) -> None:
+    """Refuse a tokenizer that puts more special tokens around a text than any model takes.
 
     Args:
         library: the library's tokenizer.
 
     Raises:
-        ValueError: it puts more special tokens around a text than any model takes.
+        ValueError: how many they are.
     """
     special = library.num_special_tokens_to_add(is_pair=True)
     if special > SPECIAL:
         raise ValueError(f"it puts {special:,} special tokens around a text, at most {SPECIAL}")
+
+
+def rows(library: Any) -> int:
+    """How many vectors an embedding needs for all ids of a tokenizer: one more than the highest, which can lie above the number of tokens.
+
+    Args:
+        library: the library's tokenizer.
+    """
     # what is put around a text has ids of its own, which need not be the vocabulary's
     around = max((id for encoded in (library.encode(""), library.encode("", "")) for id in encoded.ids), default=-1)
     size: int = library.get_vocab_size(with_added_tokens=True)

@@ -309,7 +309,7 @@ def _recut(values: Sequence[Tensor], pieces: int, flip: bool) -> Sequence[Tensor
 
 def _joined(values: Sequence[Tensor]) -> Tensor:
     """(A, ...) each -> (sum of A, ...)."""
-    if any(v.device.type != "cpu" or v.requires_grad or not v.is_contiguous() for v in values):
+    if values[0].nbytes < 1 << 16 or any(v.device.type != "cpu" or v.requires_grad or not v.is_contiguous() for v in values):
         return torch.cat(list(values))
     # by NumPy, because torch's threads wait for each other longer than these copies take; as bytes, since NumPy has no bfloat16
     joined = np.concatenate([v.reshape(-1).view(torch.uint8).numpy() for v in values])
