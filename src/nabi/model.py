@@ -120,20 +120,21 @@ class Model(nn.Module):
             row.parts = {part: {s: x for s, x in row.parts[part].items() if s in needs} for part, needs in self.body.needs.items() if part in row.parts}
         return rows
 
-    def pack(self, rows: Sequence[Row], tokens: int = 8192) -> Iterator[Batch]:
-        """Batches of rows on this model's device."""
-        for batch in pack(rows, tokens=tokens, targets=self.task.targets, together=self.task.together):
+    def pack(self, rows: Sequence[Row], tokens: int | None = None) -> Iterator[Batch]:
+        """Batches of rows on this model's device, of at most ``tokens`` tokens; as many as suit the device if None."""
+        # what lies between two layers should stay in a CPU's cache
+        for batch in pack(rows, tokens=tokens or (2048 if self.device.type == "cpu" else 8192), targets=self.task.targets, together=self.task.together):
             yield batch.to(self.device)
 
     def answers(
-        self, examples: Iterable[Any], options: Any = None, *, tokens: int = 8192, where: Sequence[str] | None = None, use: Use = "predict"
+        self, examples: Iterable[Any], options: Any = None, *, tokens: int | None = None, where: Sequence[str] | None = None, use: Use = "predict"
     ) -> Iterator[Any]:
         """One answer an example, in order, in constant memory.
 
         Args:
             examples: what the task reads; an iterator is taken ``CHUNK`` at a time.
             options: the task's ``Options`` or None for the usual ones.
-            tokens: in a batch at most.
+            tokens: in a batch at most; by the device if None.
             where: what to call each example in an error.
 
         Raises:
@@ -148,14 +149,14 @@ class Model(nn.Module):
             yield from self.answered(chunk, rows, options, tokens)
             done += len(chunk)
 
-    def answered(self, examples: Sequence[Example], rows: list[list[Row]], options: Any, tokens: int = 8192) -> Iterator[Any]:
+    def answered(self, examples: Sequence[Example], rows: list[list[Row]], options: Any, tokens: int | None = None) -> Iterator[Any]:
         """One answer an example from its encoded rows, in order; all of them are read at once.
 
         Args:
             examples: what the task reads.
             rows: of each example, as :meth:`encode` gives them.
             options: the task's ``Options``.
-            tokens: in a batch at most.
+            tokens: in a batch at most; by the device if None.
         """
         answers: list[Any] = [None] * len(examples)
         open_ = list(range(len(examples)))
@@ -171,7 +172,7 @@ class Model(nn.Module):
             open_ = again
         yield from answers
 
-    def readings(self, rows: Sequence[Row], options: Any, tokens: int = 8192) -> Iterator[Any]:
+    def readings(self, rows: Sequence[Row], options: Any, tokens: int | None = None) -> Iterator[Any]:
         """What the task reads from each row, in the rows' order; the mode of the model is left as it was."""
         found: dict[int, Any] = {}
         training = self.training

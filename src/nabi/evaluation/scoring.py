@@ -56,7 +56,7 @@ def evaluate(
     *,
     columns: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
-    tokens: int = 8192,
+    tokens: int | None = None,
     name: str = "",
     keep: bool = False,
 ) -> Evaluation:

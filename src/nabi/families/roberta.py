@@ -1,7 +1,8 @@
 """RoBERTa, and XLM-R and CamemBERT with it: BERT with other training (Liu et al. 2019, "RoBERTa"; Conneau et al. 2020, XLM-R, in 100 languages).
 
 Unusual: positions count from ``pad_id`` + 1, so a row has two tokens less than the table has rows; a padding token that a text spells out stands at
-``pad_id`` and is not counted. A table of one segment takes every segment for the first. There is no pooler: the row head is a dense layer with tanh, dropout before and after.
+``pad_id`` and is not counted. A table of one segment takes every segment for the first. There is no pooler: the row head is a dense layer with tanh,
+dropout before and after.
 """
 
 from __future__ import annotations

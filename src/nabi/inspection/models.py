@@ -41,7 +41,7 @@ def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) ->
     """
     try:
         folder = checkpoint.resolve(target)
-        found = [*_files(folder), *_tensors(folder)]
+        found = [*_files(folder), *_tensors(folder)] if folder.is_dir() else []  # then loading says what is wrong
     except UserError as error:
         return [finding("error", "load", str(error))]
     try:
