@@ -5,18 +5,15 @@ Unusual: the pooler (dense + tanh over the first token) belongs to the row head,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nabi.batch import Batch, Cache
+from nabi.batch import Batch
 from nabi.families import HF, Family
 from nabi.layout import Packed
-from nabi.nn.body import Body
-from nabi.nn.dropout import dropout
-from nabi.nn.encoder import PostNormLayer, through
+from nabi.nn.encoder import PostNormEncoder, PostNormLayer
 from nabi.nn.heads import HeadSpec
 from nabi.nn.linear import Embedding, LayerNorm, normal_
 from nabi.weights.names import same, stacked
@@ -57,7 +54,7 @@ class BertEmbeddings(nn.Module):
         return y
 
 
-class Bert(Body):
+class Bert(PostNormEncoder):
     """The encoder."""
 
     needs = {"text": frozenset({"tokens", "segments"})}
@@ -90,22 +87,6 @@ class Bert(Body):
     def embed(self, batch: Batch) -> dict[str, Packed]:
         part = batch.parts["text"]
         return {"text": Packed(self.embeddings(part.streams["tokens"], part.streams["segments"], part.layout.positions), part.layout)}
-
-    def forward(
-        self,
-        batch: Batch,
-        cache: Cache | None = None,
-        *,
-        embedded: Mapping[str, Packed] | None = None,
-        keep: Mapping[str, Tensor | None] | None = None,
-    ) -> dict[str, Packed]:
-        layout, kept = batch.parts["text"].layout, (keep or {}).get("text")
-        x = (embedded or self.embed(batch))["text"].values
-        x = dropout(x, self.dropout, self.training)
-        return {"text": Packed(through(self.layers, x, layout, kept), layout if kept is None else None)}
-
-    def groups(self) -> list[nn.Module]:
-        return [self.embeddings, *self.layers]
 
     def initialise(self, generator: torch.Generator) -> None:
         """Every weight from N(0, init_std), biases 0, norms 1 and 0 (appendix A.2; truncation of the normal left out, as the incumbent does)."""

@@ -1,14 +1,16 @@
-"""The post-norm encoder layer that BERT, DistilBERT and RoBERTa share, and the walk through a stack of them."""
+"""The post-norm encoder that BERT, DistilBERT and RoBERTa share: its layer, and the body around a stack of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from nabi.layout import Layout
+from nabi.batch import Batch, Cache
+from nabi.layout import Layout, Packed
 from nabi.nn.attention import Attention
+from nabi.nn.body import Body
+from nabi.nn.dropout import dropout
 from nabi.nn.linear import FeedForward, LayerNorm
 
 
@@ -50,9 +52,33 @@ class PostNormLayer(nn.Module):
         return y
 
 
-def through(layers: Sequence[Any] | nn.ModuleList, x: Tensor, layout: Layout, keep: Tensor | None) -> Tensor:
-    """(T, W) through all layers; the last one computes only the tokens of ``keep`` (K,), all if None."""
-    for layer in layers[:-1]:
-        x = layer(x, layout)
-    y: Tensor = layers[-1](x, layout, keep)
-    return y
+class PostNormEncoder(Body):
+    """A body of one part, ``text``: embeddings, dropout, post-norm layers. A family adds its constructor, ``embed`` and ``initialise``.
+
+    Attributes:
+        embeddings, layers: its modules, from bottom to top.
+        dropout: on the embeddings.
+    """
+
+    embeddings: nn.Module
+    layers: nn.ModuleList
+    dropout: float
+
+    def forward(
+        self,
+        batch: Batch,
+        cache: Cache | None = None,
+        *,
+        embedded: Mapping[str, Packed] | None = None,
+        keep: Mapping[str, Tensor | None] | None = None,
+    ) -> dict[str, Packed]:
+        layout, kept = batch.parts["text"].layout, (keep or {}).get("text")
+        x = (embedded or self.embed(batch))["text"].values
+        x = dropout(x, self.dropout, self.training)
+        for layer in self.layers[:-1]:
+            x = layer(x, layout)
+        x = self.layers[-1](x, layout, kept)  # the last one computes only what is read
+        return {"text": Packed(x, layout if kept is None else None)}
+
+    def groups(self) -> list[nn.Module]:
+        return [self.embeddings, *self.layers]
