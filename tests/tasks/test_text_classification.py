@@ -317,6 +317,18 @@ def test_an_input_that_is_no_text_is_named(bad: Any, learned: Model) -> None:
         assert "input 2" in str(caught.value)
 
 
+def test_a_number_without_a_vector_is_named(learned: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer with holes or with more segments than the body; RoBERTa's rule for one segment is in tests/parity."""
+    tables = learned.body.tables
+    for name, high in (("tokens", 3), ("segments", 1)):
+        monkeypatch.setattr(learned.body, "tables", {**tables, name: high})
+        with pytest.raises(InputError, match=f"input 1 has {name} that the model has no vectors for: .*Expected 0 to {high - 1}") as caught:
+            list(learned.answers([{"text": "good", "text_pair": "bad"}]))
+        assert ("can't read pairs" in str(caught.value)) == (name == "segments")
+    monkeypatch.setattr(learned.body, "tables", tables)
+    assert list(learned.answers([{"text": "good", "text_pair": "bad"}]))
+
+
 # ---- bad labels ------------------------------------------------------------------------------------------------------------------------------------
 
 BAD_LABELS: dict[str, tuple[list[Any], str]] = {

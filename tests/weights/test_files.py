@@ -515,3 +515,16 @@ def test_a_full_disk_is_a_storage_error(tmp_path):
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "out")], capture_output=True, text=True)
     lines = result.stdout.splitlines()
     assert len(lines) == 2 and "400,000 bytes" in lines[0] and "bytes free" in lines[1] and names(tmp_path) == [], result
+
+
+def test_small_tensors_are_placed_on_a_cache_line(tmp_path):
+    """Where a tensor lies decides how some CPUs round; a large one stays mapped, wherever it lies."""
+    write_tensors(tmp_path, {"a": torch.ones(3), "small": torch.arange(64.0).view(8, 8), "large": torch.ones(600, 600)})
+    files = read_tensors(tmp_path)
+    held = {name: files[name] for name in files}
+    assert any(x.data_ptr() % 64 for x in held.values())  # else this shows nothing
+    with torch.device("meta"):
+        module = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.empty(x.shape)) for name, x in held.items()})
+    place(module, held)
+    assert not any(module[name].data_ptr() % 64 for name in ("a", "small")) and module["large"].data_ptr() == held["large"].data_ptr()
+    assert all(torch.equal(module[name], x) for name, x in held.items())

@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants, snapshot_download
 
-from nabi import checkpoint, load
+from nabi import checkpoint, load, pipeline
 from nabi.checkpoint import resolve
 from nabi.errors import CheckpointError, NabiError, OptionError
 from nabi.tasks.text_classification import TextClassification
@@ -422,3 +422,37 @@ def test_disk_full_and_read_only(online: Hub, cache: Path, files: dict[str, byte
 def test_importing_checkpoint_loads_no_hub() -> None:
     code = "import sys, nabi.checkpoint; print(any(n.startswith(('huggingface_hub', 'httpx')) for n in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# ---- by way of pipeline() --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_takes_revision_and_token(online: Hub, files: dict[str, bytes], capfd: pytest.CaptureFixture[str]) -> None:
+    pinned = online.add("org/spam", files, branch="v1")
+    online.add("org/spam", {**files, "README.md": b"later"})
+    answer = pipeline("text-classification", "org/spam", revision="v1", token="hf_another")("abc")
+    assert answer[0]["label"] in ("ham", "spam") and resolve("org/spam", "v1").name == pinned
+    assert {(r.server, r.token) for r in online.requests} == {("hub", "Bearer hf_another"), ("cdn", "")}
+    assert "hf_another" not in "".join(capfd.readouterr())
+    online.requests.clear()
+    pipeline("text-classification", "org/spam", token=False)
+    assert online.requests and {r.token for r in online.requests} == {""}
+    online.requests.clear()
+    online.add("org/third", files)
+    resolve("org/third")  # outside the call the token is the environment's again
+    assert {r.token for r in online.requests if r.server == "hub"} == {f"Bearer {TOKEN}"}
+
+
+def test_without_a_model_the_usual_one_is_taken_from_the_cache(
+    online: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    usual = TextClassification.defaults[-1]
+    online.add("org/spam", files)
+    online.add(usual, files)
+    resolve("org/spam")
+    with pytest.raises(OptionError, match="in the cache: org/spam;"):  # it is never fetched unasked
+        pipeline("sentiment-analysis")
+    resolve(usual)
+    go_offline(monkeypatch)
+    assert pipeline("sentiment-analysis")("abc")[0]["label"] in ("ham", "spam")
+    assert f"No model was given: {usual} from the cache is used." in capfd.readouterr().err

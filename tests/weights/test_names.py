@@ -274,3 +274,13 @@ def test_hostile_names_end_soon():
     names = [".".join(["7"] * 50_000), "9" * 100_000, "." * 50_000, "a" * 100_000 + ".gamma", "\x00\ud800\n"]
     loaded = NameTable([same("a.*", "x.*")], legacy={"gamma": "weight"}, ignore={r"b\..*": "b"}).load({n: torch.ones(1) for n in names})
     assert loaded.unknown == tuple(names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_large_tensors_are_stacked_as_small_ones(dtype: torch.dtype) -> None:
+    parts = {name: torch.randn(200, 180).mul(100).to(dtype) for name in ("q", "k", "v")}
+    joined = NameTable([stacked(("q", "k", "v"), "qkv")]).load({f"{name}.weight": x for name, x in parts.items()}).tensors["qkv.weight"]
+    assert joined.dtype == dtype and torch.equal(joined, torch.cat([parts["q"], parts["k"], parts["v"]]))
+    assert not torch.equal(joined, torch.cat([parts["k"], parts["q"], parts["v"]]))  # control
+    joined[0] = 0
+    assert parts["q"][0].any()  # a copy
