@@ -15,7 +15,7 @@ from nabi.errors import OptionError
 from nabi.layout import Layout
 from nabi.nn import attention, dropout, kernels
 from nabi.nn.attention import attend
-from nabi.nn.kernels import KERNELS, Call, Pattern, choose, explain_kernels
+from nabi.nn.kernels import KERNELS, Call, DistanceBias, Pattern, choose, explain_kernels
 
 HEADS, SIZE = 4, 8
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -108,7 +108,7 @@ def by_kernel(name):
         call = Call(at, of, pattern, dropout=p)
         if kernel.refuses(call) is not None:
             return None
-        return kernel.run(q, k, v, call, kernel.prepare(call, q.device), None)
+        return kernel.run(q, k, v, call, kernel.prepare(call, q.device), None, None)
 
     return run
 
@@ -119,12 +119,15 @@ def by_operator(q, k, v, at, of, pattern, p=0.0):
     return None if p else torch.ops.nabi.attend(q, k, v, at.sizes, at.start, of.sizes, of.begin, of.start, marks, code, None)
 
 
-WAYS = {name: by_kernel(name) for name in ("runs", "padded", "dense")} | {"operator": by_operator, "attend": lambda *a, p=0.0: attend(*a, dropout=p)}
+WAYS = {name: by_kernel(name) for name in ("runs", "slots", "padded", "dense")} | {"operator": by_operator, "attend": lambda *a, p=0.0: attend(*a, dropout=p)}
+
+
+END_TO_END = {name: way for name, way in WAYS.items() if name != "slots"}  # for keys that lie in no slots
 
 
 def tensors(at, of, *, heads=HEADS, keys=HEADS, dtype=torch.float64, width=SIZE, seed=0, grad=False):
     g = torch.Generator().manual_seed(seed)
-    held = sum(of.lengths) if of.begin is None else max(b + n for b, n in zip(of.begin.tolist(), of.lengths, strict=True)) + 2
+    held = sum(of.lengths) if of.begin is None else max(of.begin.tolist()) + of.longest + 2
     shapes = (sum(at.lengths), heads, SIZE), (held, keys, SIZE), (held, keys, width)
     return [torch.randn(*s, generator=g, dtype=torch.float64).to(dtype).requires_grad_(grad) for s in shapes]
 
@@ -213,7 +216,7 @@ def chunked(way, qkv, at, pattern, cuts, reserve, *, shift=0):
     """The rows computed piece by piece: piece i of each row against the keys so far, which lie in slots of ``reserve`` tokens."""
     q, k, v = qkv
     n = len(at)
-    slots = [x.new_full((n * reserve, *x.shape[1:]), float("nan")) for x in (k, v)]  # what no row has written must never be read
+    slots = [x.new_full((n * reserve, *x.shape[1:]), 1e30) for x in (k, v)]  # what no row has written must never count
     rows = [list(range(b, b + length)) for b, length in zip(starts(at, None)[0], at.lengths, strict=True)]
     pieces = [[] for _ in rows]
     done = [0] * n
@@ -243,11 +246,44 @@ def test_chunks_against_slots_are_one_pass(pattern):
     at = layout()
     qkv = tensors(at, at)
     want = reference(*qkv, at, at, pattern)
-    for name in ("padded", "dense", "operator", "attend"):
+    for name in ("slots", "padded", "dense", "operator", "attend") if not pattern.leading else ("padded", "dense", "operator", "attend"):
         for cuts in CHUNKINGS:
             assert gap(chunked(WAYS[name], qkv, at, pattern, cuts, 12), want) < 1e-12, (name, cuts)
         shifted = chunked(WAYS[name], qkv, at, pattern, CHUNKINGS[1], 12, shift=1)  # control: positions one too far
         assert gap(shifted, want) > 0.05
+
+
+@pytest.mark.parametrize("pattern", [Pattern(), Pattern(causal=True), Pattern(window=2)], ids=str)
+def test_rows_that_share_slots_in_any_order(pattern):
+    held, shared = [(3, 24), (8, 0), (5, 36)], [1, 1, 0, 2, 0, 1]  # (keys, where they begin); which of these each row reads; slot 12 is empty
+    for lengths in ([1] * 6, [2, 1, 3, 1, 1, 2]):
+        at = Layout.of(lengths, start=torch.tensor([4, 7, 2, 3, 0, 1]))
+        of = Layout.slots([held[i][0] for i in shared], [held[i][1] for i in shared])
+        qkv = tensors(at, of)
+        want = reference(*qkv, at, of, pattern)
+        for name in ("slots", "padded", "attend"):
+            assert gap(WAYS[name](*qkv, at, of, pattern), want) < 1e-12, name
+        assert gap(WAYS["slots"](*qkv, at, Layout.slots([held[i][0] for i in shared[::-1]], [held[i][1] for i in shared[::-1]]), pattern), want) > 0.05
+
+
+def test_a_bias_by_distance_in_every_kernel():
+    table = torch.randn(HEADS, 41, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    at, past = layout([3, 3, 6]), Layout.slots([4, 9, 6], [20, 0, 10])
+    here = Layout.of([1, 2, 1], start=torch.tensor([3, 7, 5]))
+    for q_at, of in ((at, at), (here, past)):
+        qkv = tensors(q_at, of)
+        for pattern in (Pattern(causal=True), Pattern()):
+            found = {}
+            for kernel in KERNELS:
+                call = Call(q_at, of, pattern, "by distance")
+                if kernel.refuses(call) is None:
+                    bias = DistanceBias(lambda gap: table[:, gap + 20])
+                    out = kernel.run(*qkv, call, kernel.prepare(call, torch.device("cpu")), None, bias)
+                    found[kernel.name] = out, torch.autograd.grad(out.square().sum(), table)[0]
+            assert len(found) == 3
+            for name, (out, grad) in found.items():
+                assert gap(out, found["dense"][0]) < 1e-12 and gap(grad, found["dense"][1]) < 1e-12, name
+            assert gap(found["dense"][0], attend(*qkv, q_at, of, pattern)) > 0.05
 
 
 def test_a_window_that_has_left_the_start_needs_keys_that_say_where_they_begin():
@@ -286,7 +322,7 @@ def test_cross_attention_over_other_lengths(pattern):
     qkv = tensors(at, of, grad=True)
     want = reference(*qkv, at, of, pattern)
     grads = torch.autograd.grad(want.square().sum(), qkv)
-    for way in WAYS.values():
+    for way in END_TO_END.values():
         got = way(*qkv, at, of, pattern)
         assert gap(got, want) < 1e-12
         for mine, theirs in zip(torch.autograd.grad(got.square().sum(), qkv), grads, strict=True):
@@ -309,7 +345,7 @@ def test_grouped_keys_in_every_kernel(keys):
         qkv = tensors(at, at, keys=keys, grad=True)
         want = reference(*qkv, at, at, pattern)
         grads = torch.autograd.grad(want.square().sum(), qkv)
-        for name, way in WAYS.items():
+        for name, way in END_TO_END.items():
             got = way(*qkv, at, at, pattern)
             assert gap(got, want) < 1e-12, name
             for mine, theirs in zip(torch.autograd.grad(got.square().sum(), qkv), grads, strict=True):
@@ -320,7 +356,7 @@ def test_values_of_another_size_and_a_scale():
     at = layout([3, 5, 5])
     q, k, v = tensors(at, at, width=3)
     assert gap(attend(q, k, v, at, at, Pattern(), scale=0.7), reference(q, k, v, at, at, Pattern(), scale=0.7)) < 1e-12
-    for name, way in WAYS.items():
+    for name, way in END_TO_END.items():
         assert gap(way(q, k, v, at, at, Pattern()), reference(q, k, v, at, at, Pattern())) < 1e-12, name
         assert way(q, k, v, at, at, Pattern(), p=0.5) is None or way(q, k, v, at, at, Pattern(), p=0.5).shape == v.shape
 
@@ -349,7 +385,7 @@ def test_a_query_that_sees_nothing_gives_zeros_and_no_nan(case, p):
     want = reference(*qkv, at, of, pattern)
     blind = (want == 0).all(-1).all(-1)
     assert blind.any() and not blind.all()
-    for way in WAYS.values():
+    for way in END_TO_END.values():
         got = way(*qkv, at, of, pattern, p=p)
         if got is None:
             continue
@@ -448,12 +484,13 @@ def test_explain_kernels_says_who_and_why():
     at = layout([4, 4, 9])
     lines = explain_kernels(Call(at, at, Pattern()))
     assert [line.split(":")[0] for line in lines] == [k.name for k in KERNELS]
-    assert lines[0].endswith("chosen") and sum("chosen" in line for line in lines) == 1 and all("cost" in line for line in lines)
+    assert lines[0].endswith("chosen") and sum("chosen" in line for line in lines) == 1
+    assert lines[1] == "slots: refuses: keys do not lie in slots of one size, or most slots are empty" and all("cost" in line for line in lines[2:])
     lines = explain_kernels(Call(at, at, Pattern(leading=True)))
     assert lines[0] == "runs: refuses: global positions may differ between rows of one length" and "chosen" in "".join(lines[1:])
     lines = explain_kernels(Call(at, at, Pattern(), watched=True))
-    assert lines[1] == "padded: refuses: a position bias or a watch needs the scores" and lines[2].endswith("chosen")
-    assert choose(Call(at, at, Pattern(), biased=True)).name == "dense"
+    assert lines[2] == "padded: refuses: a bias by row or a watch needs the scores of one row" and lines[3].endswith("chosen")
+    assert choose(Call(at, at, Pattern(), "by row")).name == "dense" and choose(Call(at, at, Pattern(), "by distance")).name == "runs"
     slots = Layout.slots([4, 4, 9], [0, 10, 20])
     assert explain_kernels(Call(at, slots, Pattern()))[0] == "runs: refuses: rows do not lie end to end"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nabi.errors import OptionError
 from nabi.layout import Layout
 from nabi.nn import kernels
-from nabi.nn.kernels import Call, Kernel, Pattern, PositionBias
+from nabi.nn.kernels import Biased, Call, DistanceBias, Kernel, Pattern, PositionBias
 from nabi.nn.linear import Linear, residual
 from nabi.nn.watch import WATCHING
 
@@ -56,21 +56,21 @@ def attend(
     if len(at) != len(of):
         raise OptionError("queries and keys have different numbers of rows", value=(len(at), len(of)))
     watching = WATCHING.get()
-    if watching is not None or bias is not None:
-        call = Call(at, of, pattern, biased=bias is not None, watched=watching is not None, dropout=dropout)
-        weights: list[Tensor] | None = None if watching is None else []
-        out = kernels.dense(q, k, v, call, scale, bias, weights)
-        return out if watching is None else watching.record(q, k, v, weights or [], out)
-    kernel, call, prepared = _plan(at, of, pattern, dropout, q.device)
-    return kernel.run(q, k, v, call, prepared, scale)
+    biased: Biased = "" if bias is None else "by distance" if isinstance(bias, DistanceBias) else "by row"
+    if watching is not None:
+        weights: list[Tensor] = []
+        out = kernels.dense(q, k, v, Call(at, of, pattern, biased, watched=True, dropout=dropout), scale, bias, weights)
+        return watching.record(q, k, v, weights, out)
+    kernel, call, prepared = _plan(at, of, pattern, biased, dropout, q.device)
+    return kernel.run(q, k, v, call, prepared, scale, bias)
 
 
-def _plan(at: Layout, of: Layout, pattern: Pattern, dropout: float, device: torch.device) -> tuple[Kernel, Call, Any]:
+def _plan(at: Layout, of: Layout, pattern: Pattern, biased: Biased, dropout: float, device: torch.device) -> tuple[Kernel, Call, Any]:
     """The kernel for this pair of layouts and what it prepared: made by the first layer, found by the others."""
-    key = (None if of.plans is at.plans else id(of.plans), pattern, dropout, device)  # a copied layout shares its plans
+    key = (None if of.plans is at.plans else id(of.plans), pattern, biased, dropout, device)  # a copied layout shares its plans
     found: tuple[Kernel, Call, Any] | None = at.plans.get(key)
     if found is None:
-        call = Call(at, of, pattern, dropout=dropout)
+        call = Call(at, of, pattern, biased, dropout=dropout)
         kernel = kernels.choose(call)
         found = at.plans[key] = (kernel, call, kernel.prepare(call, device))  # the call keeps ``of`` alive, so its id stays its own
     return found
@@ -123,7 +123,7 @@ def _attend_plain(
 ) -> Tensor:
     call = _call(at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, q.device)
     kernel = kernels.choose(call)
-    return kernel.run(q, k, v, call, kernel.prepare(call, q.device), scale).contiguous()
+    return kernel.run(q, k, v, call, kernel.prepare(call, q.device), scale, None).contiguous()
 
 
 _attend_op = torch.library.custom_op("nabi::attend", _attend_plain, mutates_args=())

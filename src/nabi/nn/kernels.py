@@ -6,10 +6,12 @@ everything outside is packed.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +105,32 @@ class PositionBias(Protocol):
     def __call__(self, query: Tensor, key: Tensor, row: int) -> Tensor: ...  # (Lq,), (Lk,), row number -> (H, Lq, Lk)
 
 
+class DistanceBias:
+    """A bias that depends on the distance from query to key alone (T5, ALiBi); made once a forward, its grids are shared by the layers.
+
+    Args:
+        of: distances (key - query), int64 of any shape -> (H, *shape).
+    """
+
+    def __init__(self, of: Callable[[Tensor], Tensor]) -> None:
+        self._of = of
+        self._grids: dict[Any, tuple[Any, Tensor]] = {}
+
+    def __call__(self, query: Tensor, key: Tensor, row: int) -> Tensor:
+        """(Lq,), (Lk,) -> (H, Lq, Lk)."""
+        return self._of(key[None] - query[:, None])
+
+    def grid(self, query: Tensor, key: Tensor) -> Tensor:
+        """Positions (..., Lq, 1) and (..., 1, Lk) -> (..., H, Lq, Lk), remembered by the tensors of positions that a kernel prepared."""
+        name = (id(query), id(key))
+        if name not in self._grids:  # the positions are kept with it, so that their ids stay theirs
+            self._grids[name] = ((query, key), self._of(key - query).movedim(0, -3))
+        return self._grids[name][1]
+
+
+Biased = Literal["", "by distance", "by row"]
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """All that a kernel may ask about one attention before it says whether it can and what it costs."""
@@ -110,7 +138,7 @@ class Call:
     at: Layout
     of: Layout
     pattern: Pattern
-    biased: bool = False
+    biased: Biased = ""
     watched: bool = False
     dropout: float = 0.0
 
@@ -124,14 +152,14 @@ class Kernel:
         refuses: the reason why it can't take a call, or None.
         cost: a rough time in microseconds of one thread (12 heads of 32, forward), comparable between kernels.
         prepare: what to compute once per pair of layouts.
-        run: (q, k, v, call, prepared, scale) -> (Tq, H, D).
+        run: (q, k, v, call, prepared, scale, bias) -> (Tq, H, D).
     """
 
     name: str
     refuses: Callable[[Call], str | None]
     cost: Callable[[Call], float]
     prepare: Callable[[Call, torch.device], Any]
-    run: Callable[[Tensor, Tensor, Tensor, Call, Any, float | None], Tensor]
+    run: Callable[[Tensor, Tensor, Tensor, Call, Any, float | None, PositionBias | None], Tensor]
 
 
 # ---- dense: the reference, row by row ------------------------------------------------------------------------------------------------------
@@ -197,11 +225,13 @@ def _runs_refuses(call: Call) -> str | None:
         return "rows do not lie end to end"
     if call.at.start is not None or call.of.start is not None:
         return "rows continue a past"
-    if call.biased or call.watched:
-        return "a position bias or a watch needs the scores"
     if call.pattern.leading and _leading(call) is not None:
         return "global positions may differ between rows of one length"
-    return None
+    return _needs_scores(call)
+
+
+def _needs_scores(call: Call) -> str | None:
+    return "a bias by row or a watch needs the scores of one row" if call.biased == "by row" or call.watched else None
 
 
 def _runs_cost(call: Call) -> float:
@@ -210,24 +240,35 @@ def _runs_cost(call: Call) -> float:
 
 def _runs_prepare(call: Call, device: torch.device, native: bool = True) -> Any:
     masks: list[Tensor | None] = []
+    places: list[tuple[Tensor, Tensor]] = []
     for _, lq, lk in (runs := list(_runs(call))):
         # torch's own causal mask is only for squares: without a past, query i stands at position i, the upper left corner
-        plain = call.pattern.everything and (not call.pattern.causal or (native and lq == lk and not call.dropout))
-        q_at, k_at = torch.arange(lq, device=device), torch.arange(lk, device=device)
-        masks.append(None if plain else call.pattern.visible(q_at[:, None], k_at[None], length=lk))
-    return runs, masks
+        plain = call.pattern.everything and (not call.pattern.causal or (native and lq == lk and not call.dropout and not call.biased))
+        places.append((torch.arange(lq, device=device)[:, None], torch.arange(lk, device=device)[None]))
+        masks.append(None if plain else call.pattern.visible(*places[-1], length=lk))
+    return runs, masks, places
 
 
-def _runs_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:
-    runs, masks = prepared
-    if call.dropout and q.device.type == "cpu":
+def _runs_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None, bias: PositionBias | None) -> Tensor:
+    runs, masks, places = prepared
+    if call.dropout and q.device.type == "cpu" and bias is None:
         return explicit.dropped(q, k, v, runs, masks, q.shape[-1] ** -0.5 if scale is None else scale, call.dropout)
     q_sizes, k_sizes = [n * lq for n, lq, _ in runs], [n * lk for n, _, lk in runs]
     out = []
-    for (n, _, _), mask, qi, ki, vi in zip(runs, masks, torch.split(q, q_sizes), torch.split(k, k_sizes), torch.split(v, k_sizes), strict=True):
+    rows = zip(runs, masks, places, torch.split(q, q_sizes), torch.split(k, k_sizes), torch.split(v, k_sizes), strict=True)
+    for (n, _, _), mask, (q_at, k_at), qi, ki, vi in rows:
         qi, ki, vi = _square(qi, n), _square(ki, n), _square(vi, n)
-        out.append(_sdpa(qi, ki, vi, mask, mask is None and call.pattern.causal, call.dropout, scale).flatten(0, 1))
+        added = _grid(bias, q_at, k_at)
+        out.append(_sdpa(qi, ki, vi, mask, mask is None and call.pattern.causal, call.dropout, scale, added).flatten(0, 1))
     return torch.cat(out)
+
+
+def _grid(bias: PositionBias | None, q_at: Tensor, k_at: Tensor) -> Tensor | None:
+    """What a bias by distance adds to a block of scores, (..., H, Lq, Lk)."""
+    if bias is None:
+        return None
+    assert isinstance(bias, DistanceBias)  # any other is refused
+    return bias.grid(q_at, k_at)
 
 
 def _square(x: Tensor, n: int) -> Tensor:
@@ -235,14 +276,19 @@ def _square(x: Tensor, n: int) -> Tensor:
     return x.view(n, -1, *x.shape[1:])
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float, scale: float | None) -> Tensor:
-    """(N, Lq, H, D), (N, Lk, H, D) x 2 -> (N, Lq, H, D)."""
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float, scale: float | None, added: Tensor | None = None
+) -> Tensor:
+    """(N, Lq, H, D), (N, Lk, H, D) x 2 -> (N, Lq, H, D); ``mask`` is what may be seen, ``added`` (..., H, Lq, Lk) goes to the scores."""
     if mask is not None:
         blind = ~mask.any(-1, keepdim=True)  # torch gives NaN where a query sees nothing; by definition that is zero
         mask = mask | blind
+    shown = mask if added is None else added.to(q.dtype)
+    if added is not None and mask is not None:
+        shown = added.to(q.dtype).masked_fill(~mask, float("-inf"))
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped)
+    out = F.scaled_dot_product_attention(q, k, v, shown, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped)
     if mask is not None:
         out = out.masked_fill(blind, 0.0)
     return out.transpose(1, 2)
@@ -252,7 +298,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dr
 
 
 def _padded_refuses(call: Call) -> str | None:
-    return "a position bias or a watch needs the scores" if call.biased or call.watched else None
+    return _needs_scores(call)
 
 
 def _padded_cost(call: Call) -> float:
@@ -276,26 +322,104 @@ def _padded_prepare(call: Call, device: torch.device) -> Any:
     seen = call.pattern.visible(
         q_at[:, :, None], k_at[:, None], length=of.sizes.to(device)[:, None, None], leading=0 if leading is None else leading[:, None, None]
     )
-    return q_index, k_index, back, (seen & real_k[:, None])[:, None]
+    return q_index, k_index, back, (seen & real_k[:, None])[:, None], (q_at[:, :, None], k_at[:, None])
 
 
-def _padded_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:
-    q_index, k_index, back, mask = prepared
+def _padded_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None, bias: PositionBias | None) -> Tensor:
+    q_index, k_index, back, mask, places = prepared
     q, k, v = q.index_select(0, q_index), k.index_select(0, k_index), v.index_select(0, k_index)
     n, _, lq, lk = mask.shape
-    if call.dropout and q.device.type == "cpu":
+    if call.dropout and q.device.type == "cpu" and bias is None:
         out = explicit.dropped(q, k, v, [(n, lq, lk)], [mask], q.shape[-1] ** -0.5 if scale is None else scale, call.dropout)
     else:
-        out = _sdpa(_square(q, n), _square(k, n), _square(v, n), mask, False, call.dropout, scale).flatten(0, 1)
+        added = _grid(bias, *places)
+        out = _sdpa(_square(q, n), _square(k, n), _square(v, n), mask, False, call.dropout, scale, added).flatten(0, 1)
     return out.index_select(0, back)
+
+
+# ---- slots of a cache: keys stay where they lie, a few queries a row; slots are whole, and finite all over -----------------------------------
+
+
+def _slots_found(call: Call) -> tuple[int, int, int, list[int]] | None:
+    """(first key, step, slots, slot of each row) where the rows' keys lie at even steps in one buffer, several rows perhaps in one slot."""
+    if call.of.begin is None:
+        return None
+    begins = call.of.begin.tolist()
+    first = min(begins)
+    step = math.gcd(*(b - first for b in begins)) or call.of.longest
+    count = (max(begins) - first) // step + 1
+    if step < call.of.longest or count > 2 * len(set(begins)):  # empty slots between are computed too
+        return None
+    return first, step, count, [(b - first) // step for b in begins]
+
+
+def _slots_refuses(call: Call) -> str | None:
+    if call.at.begin is not None:
+        return "queries do not lie end to end"
+    if call.pattern.leading and _leading(call) is not None:
+        return "global positions may differ between rows of one slot"
+    if _slots_found(call) is None:
+        return "keys do not lie in slots of one size, or most slots are empty"
+    return _needs_scores(call)
+
+
+def _slots_cost(call: Call) -> float:
+    found = _slots_found(call)
+    count = found[2] if found else 0
+    return 30 + count * (0.3 * call.of.longest + len(call.at) / max(count, 1) * call.at.longest * (1.5 + call.of.longest * 2e-2))
+
+
+def _slots_prepare(call: Call, device: torch.device) -> Any:
+    found = _slots_found(call)
+    assert found is not None
+    first, step, count, slots = found
+    at, of = call.at, call.of
+    # the queries of rows that share a slot stand one behind the other in it: (count, places, H, D)
+    ranks, seen_so_far = [], Counter[int]()
+    for slot in slots:
+        ranks.append(seen_so_far[slot])
+        seen_so_far[slot] += 1
+    places = max(seen_so_far.values()) * at.longest
+    starts = torch.tensor([slot * places + rank * at.longest for slot, rank in zip(slots, ranks, strict=True)])
+    q_index = (starts - at.begins).repeat_interleave(at.sizes) + torch.arange(len(at.rows) if at.rows is not None else 0)
+    plain = len(q_index) == count * places and bool(torch.equal(q_index, torch.arange(len(q_index))))
+    sizes = torch.ones(count, dtype=torch.int64)
+    sizes[torch.tensor(slots)] = of.sizes
+    # by place: the position of its query; the slot's first key of an empty place is seen by nobody that is read
+    q_at = torch.zeros(count * places, dtype=torch.int64, device=device)
+    q_index = q_index.to(device)
+    assert at.positions is not None
+    q_at[q_index] = at.positions
+    k_at = torch.arange(of.longest, device=device)[None, None].expand(count, 1, -1)
+    if of.start is not None:
+        k_start = torch.zeros(count, dtype=torch.int64, device=device)
+        k_start[torch.tensor(slots, device=device)] = of.start
+        k_at = k_at + k_start[:, None, None]
+    q_at = q_at.view(count, places, 1)
+    sizes = sizes.to(device)[:, None, None]
+    real = torch.arange(of.longest, device=device)[None, None] < sizes
+    mask = real if call.pattern.everything and not call.pattern.causal else call.pattern.visible(q_at, k_at, length=sizes) & real
+    whole = bool(mask.all()) if device.type == "cpu" else False
+    return first, step, count, places, (None if plain else q_index), (None if whole else mask[:, None]), (q_at, k_at)
+
+
+def _slots_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None, bias: PositionBias | None) -> Tensor:
+    first, step, count, places, q_index, mask, at = prepared
+    if q_index is not None:
+        q = q.new_zeros(count * places, *q.shape[1:]).index_copy(0, q_index, q)
+    keys, values = (
+        x[first:].as_strided((count, call.of.longest, *x.shape[1:]), (step * x.stride(0), *x.stride()), x[first:].storage_offset()) for x in (k, v)
+    )
+    out = _sdpa(q.view(count, places, *q.shape[1:]), keys, values, mask, False, call.dropout, scale, _grid(bias, *at)).flatten(0, 1)
+    return out if q_index is None else out.index_select(0, q_index)
 
 
 def _dense_cost(call: Call) -> float:
     return sum(80 + 1.5 * lq + 0.4 * lk + lq * lk * 4e-2 for lq, lk in zip(call.at.lengths, call.of.lengths, strict=True))
 
 
-def _dense_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None) -> Tensor:
-    return dense(q, k, v, call, scale)
+def _dense_run(q: Tensor, k: Tensor, v: Tensor, call: Call, prepared: Any, scale: float | None, bias: PositionBias | None) -> Tensor:
+    return dense(q, k, v, call, scale, bias)
 
 
 def gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -308,9 +432,9 @@ def gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: 
     k_heads, k_index, tokens = k.shape[1], None, k.shape[0]
     k, v = explicit.grouped(k, q), explicit.grouped(v, q)
     if _runs_refuses(call) is None:
-        runs, masks = _runs_prepare(call, q.device, native=False)
+        runs, masks, _ = _runs_prepare(call, q.device, native=False)
     else:
-        q_index, k_index, back, mask = _padded_prepare(call, q.device)
+        q_index, k_index, back, mask, _ = _padded_prepare(call, q.device)
         runs, masks = [(mask.shape[0], *mask.shape[2:])], [mask]
         grad = grad.new_zeros(len(q_index), *grad.shape[1:]).index_copy(0, back, grad)
         q, k, v = q.index_select(0, q_index), k.index_select(0, k_index), v.index_select(0, k_index)
@@ -324,6 +448,7 @@ def gradients(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: 
 
 KERNELS: tuple[Kernel, ...] = (
     Kernel("runs", _runs_refuses, _runs_cost, _runs_prepare, _runs_run),
+    Kernel("slots", _slots_refuses, _slots_cost, _slots_prepare, _slots_run),
     Kernel("padded", _padded_refuses, _padded_cost, _padded_prepare, _padded_run),
     Kernel("dense", lambda call: None, _dense_cost, lambda call, device: None, _dense_run),
 )
