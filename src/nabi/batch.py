@@ -137,6 +137,8 @@ class Batch:
         part = self.parts[cache.part]
         if len(part.layout) != len(cache.lengths):
             raise InputError("a batch continues another number of rows than its cache holds", value=(len(part.layout), len(cache.lengths)))
+        if not any(cache.lengths):
+            return self
         start = torch.tensor(cache.lengths, dtype=torch.int64, device=part.example.device)
         return Batch({**self.parts, cache.part: replace(part, layout=part.layout.continued(start))}, self.targets)
 
@@ -161,7 +163,7 @@ class Cache(Protocol):
     def advance(self, at: Layout) -> None: ...  # the forward over these rows is over
     def crop(self, lengths: Sequence[int]) -> None: ...  # forget what lies beyond
     def reorder(self, rows: Sequence[int]) -> None: ...  # row i becomes what row rows[i] was; there may be more rows than before, or fewer
-    def admit(self, other: Cache) -> None: ...  # other's rows come behind the last, in free slots
+    def admit(self, other: Any) -> None: ...  # other's rows come behind the last, in free slots
     def release(self, rows: Sequence[int]) -> None: ...  # these rows are finished, their slots free; the rows behind them move up
 
 

@@ -6,6 +6,7 @@ task by ``architectures``. Unusual: for inference a missing head is an error; fo
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +25,11 @@ from nabi.families import HF, Family
 from nabi.inputs import Inputs
 from nabi.model import Model, Origin
 from nabi.nn.body import Body
+from nabi.nn.heads import HeadSpec
 from nabi.tasks import Task
 from nabi.weights import atomic_folder, file_sha256, hub, place, read_tensors, recover, write_tensors
 from nabi.weights.bound import filled_by
-from nabi.weights.names import NameTable, same
+from nabi.weights.names import Entry, NameTable, same, tied
 
 FORMAT = 1  # of nabi.json
 UNLIMITED = 1 << 30  # tokens in a row of a body that has no limit
@@ -158,14 +160,15 @@ def write_folder(model: Model, folder: Path) -> None:
     model = model.original
     origin, kinds = model.origin, model.task.heads
     config = {**origin.hf_config, **families.config_to(origin.family, origin.config), **model.task.to_hf()}
+    generation = model.task.to_generation()
     hf = origin.family.hf
     if not hf or config.get("model_type") not in hf.types:
         config["model_type"] = next(iter(hf.types)) if hf else origin.family_name
     config["architectures"] = [hf.types[config["model_type"]] + hf.heads[kinds][0]] if hf and kinds in hf.heads else []
     config |= dict.fromkeys(config.keys() & {"dtype", "torch_dtype"}, "float32")  # what the incumbent would otherwise convert to
-    table = name_table(origin.family, kinds, hf.prefix if hf else "")
+    table = name_table(origin.family, kinds, "" if hf is None or kinds in hf.bare else hf.prefix, model.body.heads)
     state = {name: x.detach() for name, x in model.state_dict().items()}
-    write_tensors(folder, table.save(state))
+    write_tensors(folder, table.save(state, tied=origin.tied))
     ours = {
         "format": FORMAT,
         "family": origin.family_name,
@@ -176,6 +179,8 @@ def write_folder(model: Model, folder: Path) -> None:
     }
     model.inputs.save(folder)
     _write_json(folder / "config.json", config)
+    if generation:
+        _write_json(folder / "generation_config.json", generation)
     # the SHA-256 of each file, for `nabi doctor`; loading hashes nothing
     ours["files"] = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
     _write_json(folder / "nabi.json", ours)
@@ -279,6 +284,7 @@ class _Folder:
             raise CheckpointError("nabi.json has another format", value=found["format"], expected=str(FORMAT), fix="update nabi")
         self.ours = _read(_Ours, found, str(ours))
         self._tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
+        self._tied: dict[tuple[str, ...], tuple[str, ...]] = {}
         model_type = self.config.get("model_type")
         name = self.ours.family or families.of_type(str(model_type))
         if "auto_map" in self.config:
@@ -306,11 +312,13 @@ class _Folder:
                 fix = f"if you have its file, give it as --plugin {self.ours.task}.py"
                 known = f"one of {', '.join(tasks.names())}"
                 raise CheckpointError("the checkpoint is for an unknown task", value=self.ours.task, expected=known, fix=fix) from None
+        hf = self.family.hf
         for name in _strings(self.config.get("architectures")):
-            kinds = self.family.hf.kinds(name) if self.family.hf else None
-            for task in map(tasks.find, tasks.names()):
-                if task.heads == kinds:
-                    return task
+            kinds = hf.kinds(name) if hf else None
+            fitting = [task for task in map(tasks.find, tasks.names()) if task.heads == kinds and task.fits(self.family.body)]
+            usual = [task for task in fitting if hf and task.name == hf.task]
+            if fitting:
+                return (usual or fitting)[0]
         raise MissingHeadError(
             "the checkpoint does not say which task it answers",
             value=self.config.get("architectures"),
@@ -321,11 +329,18 @@ class _Folder:
         """The task's settings, from nabi.json or from the incumbent's config."""
         if self.ours.task == task.name:
             return _read(task.Settings, self.ours.settings, str(self.path / "nabi.json"))
-        heads = {n: x for n, x in self.tensors(task.heads).items() if n.startswith("task.")}
-        sizes = {kind: int(heads[name].shape[0]) for kind in task.heads if (name := f"task.{kind}.out.weight") in heads}
+        tensors = self.tensors(task.heads)
+        names = {kind: f"body.{spec.tied_to}.weight" if (spec := self.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in task.heads}
+        sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors}
         if set(sizes) != set(task.heads):
             raise self._headless(task)
-        return task.from_hf(self.config, sizes)
+        generation = self.path / "generation_config.json"
+        return task.from_hf(self.config, sizes, read_file(generation, CheckpointError) if generation.is_file() else {})
+
+    @functools.cached_property
+    def heads(self) -> Mapping[str, HeadSpec]:
+        """How each head kind looks in the body of this config."""
+        return self.body().heads
 
     def _headless(self, task: type[Task]) -> MissingHeadError:
         return MissingHeadError(
@@ -351,7 +366,7 @@ class _Folder:
         with torch.device("meta"):
             built = task(settings)
             built.build(body)
-        origin = Origin(self.family_name, self.family, self.sizes, self.config, golden=to_dict(self.ours.golden))
+        origin = Origin(self.family_name, self.family, self.sizes, self.config, golden=to_dict(self.ours.golden), tied=self._tied[tuple(task.heads)])
         limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
         inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
         model = Model(body, built, inputs, origin)
@@ -399,7 +414,7 @@ class _Folder:
         hf = self.family.hf
         prefix = hf.prefix if hf and any(name.startswith(hf.prefix) for name in self.files) else ""
         try:
-            loaded = name_table(self.family, kinds, prefix).load(self.files)
+            loaded = name_table(self.family, kinds, prefix, self.heads).load(self.files)
         except CheckpointError as problem:
             raise CheckpointError(f"{self.path}: {problem}".rstrip("."), fix="the folder is incomplete or of another family; fetch it again") from None
         if loaded.unknown:
@@ -410,7 +425,7 @@ class _Folder:
                 expected="only tensors that the family knows",
                 fix="the checkpoint is of another family, or has parts that nabi would leave out in silence",
             )
-        self._tensors[tuple(kinds)] = loaded.tensors
+        self._tensors[tuple(kinds)], self._tied[tuple(kinds)] = loaded.tensors, loaded.tied
         return dict(loaded.tensors)
 
 
@@ -425,22 +440,42 @@ def _strings(value: Any) -> list[str]:
     return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
 
 
-def name_table(family: Family, kinds: Sequence[str], prefix: str) -> NameTable:
-    """Their names <-> ``body.`` and ``task.`` names; heads that this task does not build are left out with a reason."""
-    kinds = tuple(kinds)
+def name_table(family: Family, kinds: Sequence[str], prefix: str, specs: Mapping[str, HeadSpec] | None = None) -> NameTable:
+    """Their names <-> ``body.`` and ``task.`` names; heads that this task does not build are left out with a reason.
+
+    Args:
+        family: the architecture.
+        kinds: the heads that the task builds.
+        prefix: what stands before the body's names.
+        specs: how the heads look; the family's own if None.
+    """
+    kinds, specs = tuple(kinds), family.body.heads if specs is None else specs
     hf = family.hf or _own_names(family)
     body = NameTable(hf.weights, hf.legacy).under(prefix, "body.")
     shared = NameTable([e for e in hf.shared if e.ours[0].split(".")[0] in kinds]).under(prefix, "task.")
     if kinds in hf.heads:
-        head = NameTable(hf.heads[kinds][1]).under("", "task.")
+        head = NameTable([e for entry in hf.heads[kinds][1] for e in _tied_entries(entry, specs)])
     else:
         taken = {e.ours[0] for e in hf.shared}
-        head = NameTable([same(f"task.{k}.{x}", f"task.{k}.{x}") for k in kinds for x in ("dense", "out") if f"{k}.{x}" not in taken])
+        own = [same(f"task.{k}.{x}", f"task.{k}.{x}") for k in kinds for x in ("dense", "norm", "out") if f"{k}.{x}" not in taken]
+        head = NameTable([*own, *(same(f"task.{k}.bias", f"task.{k}.bias") for k in kinds)])
     mine = {name for e in (*shared.entries, *head.entries) for name in e.theirs}
     others = {prefix + name for e in hf.shared for name in e.theirs} | {n for _, entries in hf.heads.values() for e in entries for n in e.theirs}
     ignore = {rf"{name.replace('.', '[.]')}([.](weight|bias))?": "belongs to a head that this task does not build" for name in others - mine}
     ignore |= {rf"task[.](?!({'|'.join(kinds)})[.]).*": "belongs to a head that this task does not build"}
     return body.join(shared).join(head).join(NameTable([], {}, {**ignore, **hf.ignore}))
+
+
+def _tied_entries(entry: Entry, specs: Mapping[str, HeadSpec]) -> list[Entry]:
+    """An entry of a head under ``task.``; the weight of an output layer that is tied becomes a second name of the table."""
+    ours = tuple(f"task.{name}" for name in entry.ours)
+    kind, _, module = entry.ours[0].partition(".")
+    table = specs[kind].tied_to if kind in specs else None
+    if module != "out" or table is None:
+        return [replace(entry, ours=ours)]
+    (theirs,) = entry.theirs
+    bias = [same(f"{theirs}.bias", f"task.{kind}.bias")] if specs[kind].bias == "learnt" else []
+    return [tied(f"{theirs}.weight", f"body.{table}.weight"), *bias]
 
 
 def _own_names(family: Family) -> HF:

@@ -22,7 +22,7 @@ from nabi.errors import InputError, OptionError, UserError
 from nabi.families import Family
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
-from nabi.nn.linear import Linear
+from nabi.nn.linear import Embedding, Linear
 from nabi.tasks import Again, Example, Task, Use
 
 CHUNK = 2048  # examples that are encoded, sorted and answered at a time: bounds memory, long enough to sort well
@@ -38,6 +38,7 @@ class Origin:
         hf_config: the config.json as it was found, kept verbatim for saving.
         notes: sentences for the user: heads that start fresh, tensors left out.
         golden: (example, reading) pairs found in the folder.
+        tied: second names of tensors that the checkpoint wrote out, to be written again.
     """
 
     family_name: str
@@ -46,6 +47,7 @@ class Origin:
     hf_config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     golden: list[dict[str, Any]] = field(default_factory=list)
+    tied: tuple[str, ...] = ()
 
 
 class Model(nn.Module):
@@ -209,7 +211,7 @@ class Model(nn.Module):
         shared: dict[int, Any] = {id(p): p for p in (*self.parameters(), *self.buffers())}
         shared |= {id(self.inputs): self.inputs, id(self.origin): self.origin}
         for module in self.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, Linear) or (isinstance(module, Embedding) and module.scored):
                 shared[id(module)] = module.prepared(precision)
         made = copy.deepcopy(self, shared).eval()
         made._source = (self,)

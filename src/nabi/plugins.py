@@ -68,7 +68,7 @@ def table() -> str:
     lines += [f"| {name} | {f.paper} | {', '.join(f.sizes)} | {', '.join(f.body.heads)} |" for name, f in families.items()]
     lines += ["", "| task | other names | columns | heads | families |", "| --- | --- | --- | --- | --- |"]
     for name, task in tasks.items():
-        fitting = ", ".join(n for n, f in families.items() if set(task.heads) <= set(f.body.heads))
+        fitting = ", ".join(n for n, f in families.items() if task.fits(f.body))
         lines.append(f"| {name} | {', '.join(task.aliases)} | {', '.join(task.columns)} | {', '.join(task.heads)} | {fitting} |")
     return "\n".join(lines)
 

@@ -22,7 +22,8 @@ from nabi.batch import Batch, Row, batch_of
 from nabi.nn.body import Run
 from parity.kit import CONTROL, LENGTHS, TOLERANCE, gap
 
-TYPES = [(name, kind) for name in families.names() if (hf := families.find(name).hf) for kind in hf.types if name != "bert"]
+READERS = [name for name in families.names() if name != "bert" and families.find(name).body.generates is None]
+TYPES = [(name, kind) for name in READERS if (hf := families.find(name).hf) for kind in hf.types]
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "intermediate_size": 64}
 HEADS = [(name, kind, kinds) for name, kind in TYPES for kinds in families.find(name).hf.heads]  # type: ignore[union-attr]
 

@@ -28,6 +28,12 @@ _HARMLESS = frozenset(
         "tokenizer_class", "task_specific_params", "torchscript", "directionality", "pooler_fc_size", "pooler_num_attention_heads",
         "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "is_encoder_decoder", "embedding_size", "hidden_dropout",
         "attn_implementation", "sinusoidal_pos_embds", "tie_weights_", "output_past",
+        "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "max_length", "min_length", "length_penalty", "no_repeat_ngram_size",
+        "num_beams", "num_return_sequences", "early_stopping", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "bad_words_ids",
+        "prefix", "n_ctx", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
+        "reorder_and_upcast_attn", "predict_special_tokens", "afn", "remove_invalid_values", "suppress_tokens", "begin_suppress_tokens",
+        "encoder_no_repeat_ngram_size", "diversity_penalty", "num_beam_groups", "typical_p", "output_scores", "return_dict_in_generate",
+        "cross_attention_hidden_size", "tf_legacy_loss", "use_bfloat16", "is_decoder", "exponential_decay_length_penalty",
     }
 )
 
@@ -43,7 +49,10 @@ class HF:
         weights: name entries of the body.
         prefix: what stands before them when a head is there.
         shared: entries of head weights that the incumbent keeps with its body (BERT's pooler), ours named ``kind.module``.
-        heads: the kinds of a task -> (end of the class name, entries of their weights, ours named ``kind.module``).
+        heads: the kinds of a task -> (end of the class name, entries of their weights, ours named ``kind.module``). An output layer that the body's
+            ``HeadSpec`` ties to a table is written like any other; its weight is then read as a second name of the table.
+        bare: kinds whose class holds the body without ``prefix``.
+        task: the task that a checkpoint with a vocabulary head is for, where its class leaves it open.
         legacy: old suffix -> new, for loading only.
         ignore: pattern -> reason, tensors that carry nothing.
     """
@@ -55,6 +64,8 @@ class HF:
     prefix: str
     heads: Mapping[tuple[str, ...], tuple[str, tuple[Entry, ...]]]
     shared: tuple[Entry, ...] = ()
+    bare: frozenset[tuple[str, ...]] = frozenset()
+    task: str | None = None
     legacy: Mapping[str, str] = field(default_factory=dict)
     ignore: Mapping[str, str] = field(default_factory=dict)
 

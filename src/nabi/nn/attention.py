@@ -251,3 +251,57 @@ class Attention(nn.Module):
         if not self.pattern.everything or self.pattern.causal or layout.rows is None or len(keep) != len(layout):
             return False
         return bool(torch.equal(layout.rows[keep], torch.arange(len(layout))))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to what an encoder said, with its output projection and residual.
+
+    Args:
+        hidden_size: W.
+        num_heads: H.
+        head_size: D; W / H if None.
+        bias: whether the projections have one.
+        scale: of the scores; 1 / sqrt(D) if None.
+        dropout: on the result before the residual is added.
+        attention_dropout: on the weights.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        head_size: int | None = None,
+        bias: bool = True,
+        scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if head_size is None and hidden_size % num_heads:
+            raise OptionError("hidden_size is not divisible by num_heads", value=(hidden_size, num_heads))
+        inner = num_heads * (head_size or hidden_size // num_heads)
+        self.q, self.kv = Linear(hidden_size, inner, bias=bias), Linear(hidden_size, 2 * inner, bias=bias)
+        self.out = Linear(inner, hidden_size, bias=bias)
+        self.num_heads, self.scale = num_heads, scale
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+
+    def keys(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(T, W) of the encoder -> keys and values (T, H, D), computed once for all that read them."""
+        k, v = self.kv(memory).unflatten(-1, (2, self.num_heads, -1)).unbind(1)
+        return k, v
+
+    def forward(self, x: Tensor, layout: Layout, keys: tuple[Tensor, Tensor, Layout], *, add: Tensor) -> Tensor:
+        """Tokens look at their row of the encoder.
+
+        Args:
+            x: (T, W).
+            layout: where the rows lie.
+            keys: what :meth:`keys` gave and where its rows lie, row by row.
+            add: (T, W) the residual.
+        """
+        k, v, of = keys
+        dropout = self.attention_dropout if self.training else 0.0
+        q = self.q(x).unflatten(-1, (self.num_heads, -1))
+        y = attend(q, k, v, layout, of, Pattern(), scale=self.scale, dropout=dropout).flatten(1)
+        return residual(self.out, y, add, self.dropout if self.training else 0.0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nabi.batch import Batch, Cache, Part
 from nabi.errors import InputError
 from nabi.layout import Layout, Packed
+from nabi.nn.linear import Embedding
 
 if TYPE_CHECKING:
     from nabi.nn.heads import HeadSpec
@@ -24,6 +25,7 @@ class Body(nn.Module):
         needs: part name -> the streams that it reads.
         heads: head kind -> how it looks in this family.
         sources: part -> the other parts that its hidden values are computed from.
+        generates: the part that grows token by token when the body writes; None if it only reads.
         makes: part -> the part that it is made from, token for token, when the batch has none (a decoder that is fed the shifted text).
 
     Attributes:
@@ -38,6 +40,7 @@ class Body(nn.Module):
     heads: ClassVar[Mapping[str, HeadSpec]] = {}
     sources: ClassVar[Mapping[str, frozenset[str]]] = {}
     makes: ClassVar[Mapping[str, str]] = {}
+    generates: ClassVar[str | None] = None
     hidden_size: int
     limits: Mapping[str, int] = {}
     tables: Mapping[str, int] = {}
@@ -146,6 +149,12 @@ class Run:
     def begin(self, batch: Batch, reserve: int) -> Cache:
         """A cache for the rows of ``batch``, as ``Body.begin`` makes it."""
         return self._body.begin(batch, reserve)
+
+    def table(self, path: str) -> Embedding:
+        """The body's table at ``path``, which a head is tied to."""
+        found = self._body.get_submodule(path)
+        assert isinstance(found, Embedding)
+        return found
 
     def gather(self, x: Tensor) -> Tensor:
         """(N, ...) of every rank, end to end, with gradient; ``x`` itself in a single process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from nabi.layout import Layout, Packed
 from nabi.nn.attention import Attention
 from nabi.nn.body import Body
 from nabi.nn.dropout import dropout
+from nabi.nn.kernels import Pattern
 from nabi.nn.linear import FeedForward, LayerNorm
 
 
@@ -24,6 +26,7 @@ class PostNormLayer(nn.Module):
         dropout: on the result of the feed-forward.
         attention_dropout: on the attention weights.
         output_dropout: on the result of the attention; ``dropout`` if None.
+        pattern: who may see whom.
     """
 
     def __init__(
@@ -37,17 +40,18 @@ class PostNormLayer(nn.Module):
         dropout: float,
         attention_dropout: float,
         output_dropout: float | None = None,
+        pattern: Pattern | None = None,
     ) -> None:
         super().__init__()
         on_output = dropout if output_dropout is None else output_dropout
-        self.attention = Attention(hidden_size, num_heads, dropout=on_output, attention_dropout=attention_dropout)
+        self.attention = Attention(hidden_size, num_heads, pattern=pattern, dropout=on_output, attention_dropout=attention_dropout)
         self.attention_norm = LayerNorm(hidden_size, norm_eps)
         self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout)
         self.norm = LayerNorm(hidden_size, norm_eps)
 
-    def forward(self, x: Tensor, layout: Layout, keep: Tensor | None = None) -> Tensor:
-        """(T, W) -> (T, W), or (K, W) for the kept tokens."""
-        x = self.attention_norm(self.attention(x, layout, add=x, keep=keep))
+    def forward(self, x: Tensor, layout: Layout, keep: Tensor | None = None, cache: Any = None) -> Tensor:
+        """(T, W) -> (T, W), or (K, W) for the kept tokens; ``cache`` is this layer's own share of a past."""
+        x = self.attention_norm(self.attention(x, layout, add=x, keep=keep, cache=cache))
         y: Tensor = self.norm(self.feed_forward(x, add=x))
         return y
 

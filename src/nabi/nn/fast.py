@@ -68,6 +68,12 @@ def in_onednn(product: Any, *args: Any) -> Tensor:
         torch.set_float32_matmul_precision(before)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b``, (M, K) x (K, N), by oneDNN where :func:`linear` goes there, without gradient."""
+    plain = a.device.type != "cpu" or a.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not prefers_onednn()
+    return a @ b if plain else in_onednn(torch.matmul, a, b)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear``, on the CPU in float32 through oneDNN where that computes the same precision.
 

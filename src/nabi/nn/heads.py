@@ -12,7 +12,7 @@ from nabi.batch import Batch
 from nabi.layout import Layout
 from nabi.nn.body import Run
 from nabi.nn.dropout import dropout as drop
-from nabi.nn.linear import Linear, activation, normal_
+from nabi.nn.linear import Embedding, LayerNorm, Linear, activation, normal_
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class HeadSpec:
         dense: whether a square linear layer comes before the output layer.
         activation: after ``dense``.
         dense_dropout: whether dropout also comes before ``dense``.
+        norm_eps: of a layer norm between the activation and the output layer; none if None.
+        tied_to: path of the body's table that takes the place of the output layer's weight.
+        scaled: whether what the table is multiplied with is divided by sqrt(W) before.
+        bias: of the output layer: ``learnt``, ``kept`` (saved, but never trained) or none.
     """
 
     reads: str = "text"
@@ -32,6 +36,10 @@ class HeadSpec:
     dense: bool = False
     activation: str | None = None
     dense_dropout: bool = False
+    norm_eps: float | None = None
+    tied_to: str | None = None
+    scaled: bool = False
+    bias: Literal["learnt", "kept", ""] = "learnt"
 
     def kept(self, layout: Layout) -> Tensor | None:
         """(N,) indexes of the tokens that are read, or None if all are."""
@@ -59,17 +67,43 @@ class Head(nn.Module):
         if spec.dense:
             self.dense = Linear(hidden_size, hidden_size)
         self.act = activation(spec.activation) if spec.activation else None
-        self.out = Linear(hidden_size, outputs)
+        self.norm = LayerNorm(hidden_size, spec.norm_eps) if spec.norm_eps is not None else None
+        if spec.tied_to is None:
+            self.out = Linear(hidden_size, outputs, bias=spec.bias == "learnt")
+        elif spec.bias == "learnt":
+            self.bias = nn.Parameter(torch.zeros(outputs))
+        if spec.bias == "kept":
+            self.register_buffer("bias", torch.zeros(1, outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(K, W) -> (K, C)."""
+    def before(self, x: Tensor) -> Tensor:
+        """(K, W) -> (K, W): what the output layer reads."""
         if self.spec.dense:
             if self.spec.dense_dropout:
                 x = drop(x, self.dropout, self.training)
             x = self.dense(x)
             x = self.act(x) if self.act else x
-        y: Tensor = self.out(drop(x, self.dropout, self.training))
-        return y
+        if self.norm is not None:
+            x = self.norm(x)
+        x = drop(x, self.dropout, self.training)
+        return x * x.shape[-1] ** -0.5 if self.spec.scaled else x
+
+    def output(self, run: Run) -> tuple[Tensor, Tensor | None]:
+        """The output layer's weight (C, W) and bias (C,), for a loss that never makes all the logits."""
+        bias = self.bias.flatten() if self.spec.bias and hasattr(self, "bias") else None
+        if self.spec.tied_to is not None:
+            return run.table(self.spec.tied_to).weight, bias
+        return self.out.weight, self.out.bias if bias is None else bias
+
+    def forward(self, x: Tensor, table: Embedding | None = None) -> Tensor:
+        """(K, W) -> (K, C); ``table`` is what the head is tied to."""
+        x = self.before(x)
+        y: Tensor = self.out(x) if table is None else table.scores(x)
+        return y + self.bias.to(y.dtype) if hasattr(self, "bias") else y
+
+    def logits(self, run: Run, x: Tensor) -> Tensor:
+        """Hidden values (K, W) -> (K, C), in float32 at least."""
+        y: Tensor = self(x, run.table(self.spec.tied_to) if self.spec.tied_to else None)
+        return y if y.dtype == torch.float64 else y.float()
 
     def read(self, run: Run, batch: Batch) -> Tensor:
         """Run the body as far as this head needs: (N, C) if it pools, else (T, C)."""
@@ -78,8 +112,7 @@ class Head(nn.Module):
         x = hidden.values
         if self.spec.pool == "mean":
             x = (hidden.layout or layout).mean(x)
-        logits: Tensor = self(x)
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return self.logits(run, x)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Weights from N(0, std), biases 0."""

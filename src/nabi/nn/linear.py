@@ -93,15 +93,33 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Embedding(nn.Module):
-    """A table of vectors: (T,) numbers -> (T, W); ``sparse`` gives its gradient by rows, for an optimizer that asks for that."""
+    """A table of vectors: (T,) numbers -> (T, W).
+
+    Attributes:
+        sparse: whether its gradient comes by rows, for an optimizer that asks for that.
+        scored: whether a head multiplies by it too (Press and Wolf 2017), so that its gradient is never by rows.
+    """
 
     def __init__(self, count: int, size: int) -> None:
         super().__init__()
-        self.weight, self.sparse = nn.Parameter(torch.empty(count, size)), False
+        self.weight, self.sparse, self.scored = nn.Parameter(torch.empty(count, size)), False, False
+        self._packed: tuple[fast.PreparedLinear, ...] = ()  # a tuple, so that it is no submodule
 
     def forward(self, ids: Tensor) -> Tensor:
         """(T,) int64 -> (T, W)."""
         return F.embedding(ids, self.weight, sparse=self.sparse)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(K, W) -> (K, count): the product with every vector."""
+        y: Tensor = self._packed[0](x) if self._packed else fast.linear(x, self.weight, None)
+        return y
+
+    def prepared(self, precision: str) -> Embedding:
+        """A copy that shares the table and holds it once more, packed for :meth:`scores` in this precision."""
+        made = Embedding(0, 0)
+        made.weight, made.scored = self.weight, True
+        made._packed = (fast.PreparedLinear(self.weight, None, PRECISIONS[precision]),)
+        return made
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]} x {self.weight.shape[1]}"

@@ -52,6 +52,7 @@ class Task(nn.Module):
         defaults: ids that v4 takes for the task when no model is given, the newest spelling first.
         columns: what a labelled row must have; optional_columns: what it may have.
         heads: the head kinds that it builds on a body.
+        generates: the part that it lets the body write; None if the body only reads. A body that generates another part does not fit.
         Options: a frozen dataclass of what a call may set; given to encode, read and answer, the module is never changed by a call.
         Settings: a frozen dataclass of what belongs to the model: labels, kind of problem, loss; saved with it.
         targets: how the targets of rows become tensors.
@@ -66,6 +67,7 @@ class Task(nn.Module):
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
     heads: ClassVar[tuple[str, ...]]
+    generates: ClassVar[str | None] = None
     Options: ClassVar[type[Any]] = NoSettings
     Settings: ClassVar[type[Any]] = NoSettings
     targets: Mapping[str, Target] = {}
@@ -82,6 +84,11 @@ class Task(nn.Module):
     # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
 
     @classmethod
+    def fits(cls, body: Body | type[Body]) -> bool:
+        """Whether this body has the heads that the task reads, and writes what the task lets it write."""
+        return set(cls.heads) <= set(body.heads) and (body.generates if cls.generates or "vocabulary" in cls.heads else None) == cls.generates
+
+    @classmethod
     def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> Any:
         """The ``Settings`` for this data: label names, kind of problem; ``given`` are those that the caller set.
 
@@ -91,12 +98,22 @@ class Task(nn.Module):
         return cls.Settings(**given)
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int]) -> Any:
-        """The ``Settings`` that a checkpoint of the incumbent stands for; ``outputs`` are the sizes of its head layers by kind."""
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> Any:
+        """The ``Settings`` that a checkpoint of the incumbent stands for.
+
+        Args:
+            config: its config.json.
+            outputs: the sizes of its head layers by kind.
+            generation: its generation_config.json; empty if it has none.
+        """
         return cls.Settings()
 
     def to_hf(self) -> dict[str, Any]:
         """The keys of config.json that tell the incumbent about this task."""
+        return {}
+
+    def to_generation(self) -> dict[str, Any]:
+        """The generation_config.json of this task; none is written if it is empty."""
         return {}
 
     def outputs(self) -> dict[str, int]:
@@ -112,7 +129,10 @@ class Task(nn.Module):
         for kind, size in self.outputs().items():
             if kind not in body.heads:
                 raise OptionError(f"{type(body).__name__} has no '{kind}' head, which {self.name} needs", expected=f"one of {', '.join(body.heads)}")
-            self.add_module(kind, Head(body.heads[kind], body.hidden_size, size, dropout=body.head_dropout.get(kind, 0.0), std=body.init_std))
+            spec = body.heads[kind]
+            self.add_module(kind, Head(spec, body.hidden_size, size, dropout=body.head_dropout.get(kind, 0.0), std=body.init_std))
+            if spec.tied_to is not None:
+                body.get_submodule(spec.tied_to).scored = True  # type: ignore[assignment]
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fill the heads for training from scratch."""

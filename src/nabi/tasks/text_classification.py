@@ -129,7 +129,7 @@ class TextClassification(Task):
         return ClassificationSettings(**{**given, "problem": problem, "labels": labels, "class_weights": weights})
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int]) -> ClassificationSettings:
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> ClassificationSettings:
         count = outputs["row"]
         names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
         if not isinstance(names, Mapping) or {str(k) for k in names} != {str(i) for i in range(count)}:

@@ -160,7 +160,7 @@ class _Table:
 
 def _by_rows(module: Embedding, shared: set[int]) -> bool:
     weight = module.weight
-    return weight.shape[0] >= LARGE and weight.device.type == "cpu" and id(weight) not in shared
+    return weight.shape[0] >= LARGE and weight.device.type == "cpu" and id(weight) not in shared and not module.scored
 
 
 def _shared(model: nn.Module) -> set[int]:
