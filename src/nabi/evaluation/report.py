@@ -204,14 +204,16 @@ def _evaluated(findings: Findings, examples: bool) -> list[Section]:
 def _rows(findings: Findings, chosen: Any, examples: bool, which: str, *, folded: bool = False) -> Table:
     kept, verdicts = findings.evaluation.kept, findings.verdicts
     assert kept is not None and verdicts is not None
-    head = ["where", "truth", "answer", *(["probability"] if verdicts.confidence is not None else []), "loss", *(["text"] if examples else [])]
+    both = ["truth", "answer"] if examples or not verdicts.texts else []
+    head = ["where", *both, *(["probability"] if verdicts.confidence is not None else []), "loss", *(["text"] if examples else [])]
     rows: list[tuple[Cell, ...]] = []
     for i in chosen.tolist():
         sure = [] if verdicts.confidence is None else [float(verdicts.confidence[i])]
         text = [cut(shown(kept.table[i], kept.detail.fields))] if examples else []
-        rows.append((_place(kept.table, i), verdicts.truth[i], verdicts.predicted[i], *sure, float(verdicts.loss[i]), *text))
+        given = [cut(x) if verdicts.texts else x for x in (verdicts.truth[i], verdicts.predicted[i])] if both else []
+        rows.append((_place(kept.table, i), *given, *sure, float(verdicts.loss[i]), *text))
     caption = f"{which}, the highest loss first." + (f" {NO_TEXTS}" if not examples else "")
-    return Table(tuple(head), rows, caption, folded=folded, prose=("text",))
+    return Table(tuple(head), rows, caption, folded=folded, prose=("text", "truth", "answer") if verdicts.texts else ("text",))
 
 
 def _flips(found: Comparison, side: str, examples: bool) -> Table:

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nabi.metrics.generated import LanguageScore, SummaryScore, TranslationScore
+
+__all__ = ["BINS", "ConfusionScore", "CorrelationScore", "LanguageScore", "MultiLabelScore", "SummaryScore", "TranslationScore"]
+
 BINS = 15  # of the expected calibration error (Guo et al. 2017, section 2)
 
 

@@ -28,6 +28,7 @@ class Verdicts:
         truth, predicted: as the report shows them.
         confidence: (R,) probability of the prediction, or None.
         doubtful: (R,) bool: the label itself may be wrong; None where this can't be told.
+        texts: truth and predicted are texts, long and as private as the rows', not labels or numbers.
     """
 
     loss: Array
@@ -36,6 +37,7 @@ class Verdicts:
     predicted: list[str]
     confidence: Array | None = None
     doubtful: Array | None = None
+    texts: bool = False
 
 
 class Detail(Protocol):
