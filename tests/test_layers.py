@@ -23,7 +23,7 @@ LEVELS = [
     {"config", "plugins"},
     {"layout"},
     {"batch"},
-    {"text", "data", "nn", "weights", "metrics"},
+    {"text", "data", "nn", "decoding", "weights", "metrics"},
     {"inputs"},
     {"families", "tasks"},
     {"model", "checkpoint"},
