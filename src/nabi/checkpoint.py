@@ -136,12 +136,13 @@ def create(
     folder = resolve(tokenizer, weights=False)
     config = replace(config, vocab_size=Tokenizer.load(folder).rows)
     with torch.device(device):
-        body, built = families.build(kind, config), tasks.find(task)(settings)
+        body = families.build(kind, config)
+        inputs = Inputs.load(folder, limit=body.limits.get("text", UNLIMITED), vocab_size=config.vocab_size)
+        built = tasks.find(task)(tasks.find(task).completed(settings, {}, {}, inputs))
         built.build(body)
     generator = torch.Generator(device).manual_seed(seed)
     body.initialise(generator)
     built.initialise(generator)
-    inputs = Inputs.load(folder, limit=body.limits.get("text", UNLIMITED), vocab_size=config.vocab_size)
     return Model(body, built, inputs, Origin(family, kind, config)).eval()
 
 
@@ -334,8 +335,13 @@ class _Folder:
         sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors}
         if set(sizes) != set(task.heads):
             raise self._headless(task)
-        generation = self.path / "generation_config.json"
-        return task.from_hf(self.config, sizes, read_file(generation, CheckpointError) if generation.is_file() else {})
+        return task.from_hf(self.config, sizes, self.generation)
+
+    @functools.cached_property
+    def generation(self) -> dict[str, Any]:
+        """The folder's generation_config.json; empty if it has none."""
+        path = self.path / "generation_config.json"
+        return dict(read_file(path, CheckpointError)) if path.is_file() else {}
 
     @functools.cached_property
     def heads(self) -> Mapping[str, HeadSpec]:
@@ -363,12 +369,13 @@ class _Folder:
     def model(self, task: type[Task], settings: Any, device: str, seed: int | None) -> Model:
         """The model, its tensors mapped from the files; heads are filled from ``seed`` where the folder has none, or refused if it is None."""
         tensors, notes, body = self.tensors(task.heads), [], self.body()
+        limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
+        inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
+        settings = task.completed(settings, self.config, self.generation, inputs)
         with torch.device("meta"):
             built = task(settings)
             built.build(body)
         origin = Origin(self.family_name, self.family, self.sizes, self.config, golden=to_dict(self.ours.golden), tied=self._tied[tuple(task.heads)])
-        limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
-        inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
         model = Model(body, built, inputs, origin)
         wanted = dict(model.state_dict())
         fresh = self._fresh(wanted, tensors, settings, task) if seed is not None else []

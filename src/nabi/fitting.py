@@ -248,7 +248,7 @@ class _Run:
             found = evaluate(self.model, self.dev, options=self.options, keep=self.folder is not None)
             metrics = found.metrics
             entry["metrics"] = metrics
-            better = not self.best or metrics[name] > self.best[name]
+            better = not self.best or (metrics[name] < self.best[name] if self.model.task.lower_is_better else metrics[name] > self.best[name])
             self.since_best = 0 if better else self.since_best + 1
             if better:
                 self.best, self._best = metrics, found

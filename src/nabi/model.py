@@ -181,10 +181,14 @@ class Model(nn.Module):
         self.eval()
         try:
             with torch.no_grad():  # not inference_mode: a sharded model could not train on afterwards
-                found.update(self.task.read(Run(self.body), self.pack(rows, tokens), options))
+                found.update(self.task.read(self.run(), self.pack(rows, tokens), options))
         finally:
             self.train(training)
         return (found[i] for i in range(len(rows)))
+
+    def run(self) -> Run:
+        """The body as a task sees it."""
+        return Run(self.body, self.inputs.tokenizer.target.decode)
 
     def predict(self, examples: Any, **options: Any) -> Any:
         """Answers for one example or a list of them; keyword arguments are the task's options.
@@ -249,7 +253,7 @@ class Model(nn.Module):
     def _golden_rows(self, example: Example, options: Any) -> list[Row]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a vector of a language that the tokenizer does not know is as good as any other
-            return self.encode(example, options)
+            return self.encode(example, options, self.task.golden_use)
 
 
 def _ids(row: Row) -> dict[str, list[int]]:

@@ -176,7 +176,8 @@ def pipeline(
         loaded = checkpoint.load(
             model, task, plugins=plugins, device=where, precision=wanted or ("fp32" if where == "cpu" else None), revision=revision
         )
-    return make(loaded, _known(loaded, options))
+    named = loaded.task.named(task.replace("-", "_").lower()) if task else None
+    return make(loaded, _known(loaded, {**(named or {}), **options}))
 
 
 def _default(task: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -122,10 +122,11 @@ class Run:
 
     Args:
         body: a body, or a wrapped one.
+        text_of: the text of token ids that were written, for tasks whose readings depend on it (stop strings).
     """
 
-    def __init__(self, body: Body) -> None:
-        self._body = body
+    def __init__(self, body: Body, text_of: Callable[[Sequence[int]], str] | None = None) -> None:
+        self._body, self.text_of = body, text_of
 
     def __call__(self, batch: Batch, cache: Cache | None = None, keep: Mapping[str, Tensor | None] | None = None) -> dict[str, Packed]:
         """Hidden values by part, as ``Body.forward`` returns them."""
@@ -149,6 +150,15 @@ class Run:
     def begin(self, batch: Batch, reserve: int) -> Cache:
         """A cache for the rows of ``batch``, as ``Body.begin`` makes it."""
         return self._body.begin(batch, reserve)
+
+    def limit(self, part: str) -> int | None:
+        """The longest row of a part that the body takes; None for any."""
+        return self._body.limits.get(part)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the body's parameters are."""
+        return next((p.device for p in self._body.parameters()), torch.device("cpu"))
 
     def table(self, path: str) -> Embedding:
         """The body's table at ``path``, which a head is tied to."""

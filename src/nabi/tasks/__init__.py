@@ -56,7 +56,8 @@ class Task(nn.Module):
         Options: a frozen dataclass of what a call may set; given to encode, read and answer, the module is never changed by a call.
         Settings: a frozen dataclass of what belongs to the model: labels, kind of problem, loss; saved with it.
         targets: how the targets of rows become tensors.
-        main_metric: the figure by which the best checkpoint is chosen; larger is better.
+        main_metric: the figure by which the best checkpoint is chosen; larger is better unless ``lower_is_better``.
+        golden_use: how golden examples are encoded.
         together: keep the rows of an example in one batch.
         whole_batch: the loss compares examples of a batch with each other, so micro-batches can't split it.
     """
@@ -72,6 +73,8 @@ class Task(nn.Module):
     Settings: ClassVar[type[Any]] = NoSettings
     targets: Mapping[str, Target] = {}
     main_metric: str
+    lower_is_better: ClassVar[bool] = False
+    golden_use: ClassVar[Use] = "predict"
     together: ClassVar[bool] = False
     whole_batch: ClassVar[bool] = False
 
@@ -107,6 +110,21 @@ class Task(nn.Module):
             generation: its generation_config.json; empty if it has none.
         """
         return cls.Settings()
+
+    @classmethod
+    def completed(cls, settings: Any, config: Mapping[str, Any], generation: Mapping[str, Any], inputs: Inputs) -> Any:
+        """These settings, and what the model says where they are silent.
+
+        Args:
+            config, generation: the model's config.json and generation_config.json; empty for a model from scratch.
+            inputs: its tokenizer.
+        """
+        return settings
+
+    @classmethod
+    def named(cls, name: str) -> dict[str, Any] | None:
+        """The options that a name stands for which says more than the task (``translation_en_to_de``); None if this is no name of the task."""
+        return None
 
     def to_hf(self) -> dict[str, Any]:
         """The keys of config.json that tell the incumbent about this task."""
@@ -224,7 +242,7 @@ def find(name: str) -> type[Task]:
         for other in plugins.names("tasks"):
             task = plugins.find("tasks", other)
             assert isinstance(task, type) and issubclass(task, Task)
-            if wanted in (alias.replace("-", "_") for alias in task.aliases):
+            if wanted in (alias.replace("-", "_") for alias in task.aliases) or task.named(wanted) is not None:
                 return task
         raise unknown("task", name, [n for t in names() for n in (t, *(find(t).aliases))])
     assert isinstance(found, type) and issubclass(found, Task)

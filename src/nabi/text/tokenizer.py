@@ -94,6 +94,8 @@ class Tokenizer:
             self._blank = {self._library.token_to_id(mark) for mark in ("Ġ", "▁")} - {None}
             normalizer = self._library.normalizer
             self._breaks_hangul = normalizer is not None and "\u1112" in normalizer.normalize_str("한")
+        pair = settings.get("source_lang"), settings.get("target_lang")
+        self.languages: tuple[str, str] | None = (str(pair[0]), str(pair[1])) if all(isinstance(x, str) for x in pair) else None
         length = settings.get("model_max_length")
         self.max_length = int(length) if isinstance(length, int | float) and 0 < length < 10**7 else None
         self._cut_left = (settings.get("truncation_side") or (self.stored_truncation or {}).get("direction")) == "left"

@@ -1,0 +1,350 @@
+"""What the tasks that write have in common: the settings of decoding, the step function over a body, losses by token, text out of tokens.
+
+Unusual: rows that carry targets are measured (nats of each token) and rows without are answered, so that one ``read`` serves language-model evaluation, golden
+vectors and generation. Names and rules of the options are v4's; nabi's own answer says why it ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nabi import decoding
+from nabi.batch import FILLER, Batch, Cache, Row, Target, batch_of
+from nabi.decoding import Branches, Event, Generated
+from nabi.errors import OptionError
+from nabi.inputs import Inputs
+from nabi.nn.body import Body, Run
+from nabi.nn.heads import Head
+from nabi.nn.losses import linear_cross_entropy, token_nats
+from nabi.tasks import Example, Task
+
+IGNORED = -100  # a place of a target that is not predicted
+# what decoders leave before marks and English endings (v4's clean_up_tokenization)
+_TIDY = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What a call may set; a value of None is the model's own.
+
+    Attributes:
+        max_new_tokens, max_length, min_length, min_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, length_penalty,
+            no_repeat_ngram_size, num_beams, num_return_sequences, early_stopping, bad_words_ids, forced_bos_token_id, forced_eos_token_id,
+            suppress_tokens, begin_suppress_tokens, encoder_no_repeat_ngram_size, eos_token_id, pad_token_id, stop_strings, seed, top_alternatives: as in
+            ``nabi.decoding.Settings``.
+        renormalize_logits: as there.
+        stop_sequence: v4's word for one stop string.
+        clean_up_tokenization_spaces: take away the space before marks and English endings.
+        return_text: False gives token ids alone, as ``return_tensors`` does.
+        return_tensors: give token ids in place of text.
+        long: what to do with a source that is too long.
+        use_cache: accepted; the past is always kept.
+    """
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    min_length: int | None = None
+    min_new_tokens: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    length_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    num_beams: int | None = None
+    num_return_sequences: int | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    renormalize_logits: bool | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | tuple[int, ...] | None = None
+    suppress_tokens: tuple[int, ...] | None = None
+    begin_suppress_tokens: tuple[int, ...] | None = None
+    encoder_no_repeat_ngram_size: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    stop_strings: str | tuple[str, ...] | None = None
+    stop_sequence: str | None = None
+    seed: int | None = None
+    top_alternatives: int | None = None
+    clean_up_tokenization_spaces: bool = False
+    return_text: bool = True
+    return_tensors: bool = False
+    long: Literal["window", "truncate", "error"] = "window"
+    use_cache: bool = True
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """What belongs to the model.
+
+    Attributes:
+        decoding: how it answers if a call says nothing; None takes what its checkpoint says, and the tokenizer's special tokens.
+        prefix: what is put before each text (T5's "summarize: ").
+        label_smoothing: share of the target spread over the whole vocabulary (Szegedy et al. 2016, section 7).
+    """
+
+    decoding: decoding.Settings | None = None
+    prefix: str | None = None
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One written text.
+
+    Attributes:
+        text: without special tokens, as it follows its prompt.
+        tokens: what was generated, without the end token.
+        finish_reason: ``stop`` or ``length``.
+        score: as the way of decoding ranks it.
+        logprobs: of each token, the end token's last.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    score: float | None = None
+    logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+
+
+class Generating(Task):
+    """Base of the tasks whose model writes."""
+
+    heads = ("vocabulary",)
+    Options, Settings = GenerationOptions, GenerationSettings
+    golden_use = "train"
+    hf_task: str  # the key of task_specific_params
+
+    def __init__(self, settings: GenerationSettings) -> None:
+        super().__init__(settings)
+        if not 0 <= settings.label_smoothing < 1:
+            raise OptionError("label_smoothing must be in [0, 1)", value=settings.label_smoothing)
+        self.decoding = settings.decoding or decoding.Settings()
+        self.targets = {"next": Target("token", part=str(self.generates))}
+        self._outputs = 0
+
+    # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> Any:
+        prefix = ((config.get("task_specific_params") or {}).get(cls.hf_task) or {}).get("prefix") or config.get("prefix") or ""
+        return cls.Settings(decoding=decoding.Settings.from_hf(generation or None, config, cls.hf_task), prefix=prefix)
+
+    @classmethod
+    def completed(cls, settings: Any, config: Mapping[str, Any], generation: Mapping[str, Any], inputs: Inputs) -> Any:
+        own = cls.from_hf(config, {}, generation)
+        found = settings.decoding or own.decoding
+        tokenizer = inputs.tokenizer
+        special = {"eos_token_id": () if tokenizer.eos_id is None else (tokenizer.eos_id,), "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
+        starts = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id)
+        special["decoder_start_token_id"] = next((i for i in starts if i is not None), None) if cls.generates == "target" else None
+        missing: dict[str, Any] = {name: value for name, value in special.items() if getattr(found, name) in (None, ())}
+        prefix = own.prefix if settings.prefix is None else settings.prefix
+        return dataclasses.replace(settings, decoding=dataclasses.replace(found, **missing), prefix=prefix)
+
+    def to_hf(self) -> dict[str, Any]:
+        found = self.decoding.to_hf()
+        return {key: found[key] for key in ("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id") if key in found}
+
+    def to_generation(self) -> dict[str, Any]:
+        return self.decoding.to_hf()
+
+    def build(self, body: Body) -> None:
+        self._outputs = body.tables["tokens"]
+        super().build(body)
+
+    def outputs(self) -> dict[str, int]:
+        return {"vocabulary": self._outputs}
+
+    @property
+    def prefix(self) -> str:
+        """What is put before each text."""
+        return self.settings.prefix or ""
+
+    def chosen(self, options: GenerationOptions) -> decoding.Settings:
+        """The settings of one call: the model's own, and what the options say."""
+        given: dict[str, Any] = {f.name: getattr(options, f.name, None) for f in dataclasses.fields(decoding.Settings)}
+        given = {name: value for name, value in given.items() if value is not None}
+        stop = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
+        if options.stop_sequence is not None:
+            stop.append(options.stop_sequence)
+        if stop:
+            given["stop_strings"] = tuple(stop)
+        if isinstance(options.eos_token_id, int):
+            given["eos_token_id"] = (options.eos_token_id,)
+        if options.max_length is not None and options.max_new_tokens is None:
+            given["max_new_tokens"] = None  # what a call says goes before what the model's file says
+        if options.min_length is not None and options.min_new_tokens is None:
+            given["min_new_tokens"] = None
+        return dataclasses.replace(self.decoding, **given)
+
+    # ---- a batch -------------------------------------------------------------------------------------------------------------------------------
+
+    def counts(self, targets: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"next": float((targets["next"] != IGNORED).sum())}
+
+    def loss(self, run: Run, batch: Batch) -> dict[str, Tensor]:
+        x, weight, bias, aims = self._predicted(run, batch)
+        return {"next": linear_cross_entropy(x, weight, bias, aims, smoothing=self.settings.label_smoothing)}
+
+    def _predicted(self, run: Run, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """What the output layer reads for each token that has a target (K, W), its weight and bias, the targets (K,)."""
+        part, aims = str(self.generates), batch.targets["next"]
+        kept = (aims != IGNORED).nonzero()[:, 0]
+        head = self._head
+        x = head.before(run(batch, keep={part: kept})[part].values)
+        weight, bias = head.output(run)
+        return x, weight, bias, aims[kept]
+
+    @property
+    def _head(self) -> Head:
+        head = self.get_submodule("vocabulary")
+        assert isinstance(head, Head)
+        return head
+
+    # ---- answers -------------------------------------------------------------------------------------------------------------------------------
+
+    def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
+        """``{"nats", "tokens"}`` of a row with targets, else its :class:`Piece` s, best first."""
+        asked: dict[int, _Asked] = {}
+        for batch in batches:
+            if "next" in batch.targets:
+                yield from self._measured(run, batch)
+            else:
+                asked |= self._asked(batch)
+        found: dict[int, list[Piece]] = {}
+        for result in self._generated(run, asked, options, events=False):
+            if isinstance(result, Generated):
+                row = list(asked)[result.row]
+                found.setdefault(row, []).append(self._piece(run, asked[row], result, options))
+        yield from found.items()
+
+    def _measured(self, run: Run, batch: Batch) -> Iterator[tuple[int, dict[str, float]]]:
+        part = batch.parts[str(self.generates)]
+        x, weight, bias, aims = self._predicted(run, batch)
+        assert part.layout.rows is not None
+        of = part.layout.rows[batch.targets["next"] != IGNORED]
+        nats = torch.zeros(len(part.layout), dtype=torch.float64).index_add_(0, of.cpu(), token_nats(x, weight, bias, aims).double().cpu())
+        tokens = torch.bincount(of, minlength=len(part.layout))
+        for row, example, a, b in zip(part.ids, part.example.tolist(), nats.tolist(), tokens.tolist(), strict=True):
+            if example != FILLER:
+                yield row, {"nats": a, "tokens": b}
+
+    def _asked(self, batch: Batch) -> dict[int, _Asked]:
+        """Row number -> prompt and source."""
+        parts = {name: [x.tolist() for x in torch.split(part.streams["tokens"], list(part.layout.lengths))] for name, part in batch.parts.items()}
+        name = str(self.generates)
+        part = batch.parts["text"]
+        start = self.decoding.decoder_start_token_id
+        real = [i for i, example in enumerate(part.example.tolist()) if example != FILLER]
+        if name == "text":
+            return {part.ids[i]: _Asked(parts["text"][i], None, part.example.device) for i in real}
+        if start is None:
+            raise OptionError("the model does not say which token its output begins with", expected="decoder_start_token_id in its config.json")
+        return {part.ids[i]: _Asked([start], parts["text"][i], part.example.device) for i in real}
+
+    def _generated(
+        self, run: Run, asked: Mapping[int, _Asked], options: Any, *, events: bool, watch: bool = False
+    ) -> Iterator[Event | Generated | Branches]:
+        if not asked:
+            return iter(())
+        rows = list(asked.values())
+        settings = self.chosen(options)
+        part = str(self.generates)
+        sources = None if part == "text" else [row.source or [] for row in rows]
+        return decoding.generate(
+            _Steps(run, self._head, part, rows, self._outputs),
+            [row.prompt for row in rows],
+            settings,
+            decoder_only=part == "text",
+            room=run.limit(part),
+            sources=sources,
+            text_of=run.text_of,
+            numbers=list(asked),
+            events=events,
+            watch=watch,
+        )
+
+    def _piece(self, run: Run, asked: _Asked, result: Generated, options: Any) -> Piece:
+        assert run.text_of is not None
+        prompt = asked.prompt if asked.source is None else []
+        whole = run.text_of([*prompt, *result.tokens])
+        text = whole[len(run.text_of(prompt)) :] if prompt else whole  # decoded together, so that the space between is as it should be
+        if options.clean_up_tokenization_spaces:
+            text = tidied(text)
+        return Piece(text, result.tokens, result.finish_reason, result.score, result.logprobs)
+
+    def stream(self, run: Run, row: Row, options: Any, watch: bool = False) -> Iterator[Event | Generated | Branches]:
+        """Tokens of one row as they are chosen, then its answers; ``watch`` tells each step of a beam search."""
+        row.targets = {}
+        (batch,) = [batch_of([row], [0], {})]
+        return self._generated(run, self._asked(batch.to(run.device)), options, events=True, watch=watch)
+
+    def truth(self, example: Example, where: str) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Asked:
+    prompt: list[int]
+    source: list[int] | None
+    device: torch.device
+
+
+class _Steps:
+    """A body and its vocabulary head as ``decoding.Steps``."""
+
+    def __init__(self, run: Run, head: Head, part: str, asked: Sequence[_Asked], vocab_size: int) -> None:
+        self.run, self.head, self.part, self.asked, self.vocab_size = run, head, part, asked, vocab_size
+
+    def begin(self, rows: Sequence[int], reserve: int) -> tuple[Cache, Tensor]:
+        """Read sources and prompts."""
+        asked = [self.asked[i] for i in rows]
+        prompts = [row.prompt for row in asked]
+        # room to begin with for a short answer; a longer one grows its slot by quarters
+        need = max(map(len, prompts)) + min(reserve, 64)
+        first = self._batch(prompts, asked[0].device)
+        if self.part == "text":
+            cache = self.run.begin(first, need)
+        else:
+            cache = self.run.begin(_batch("text", [row.source or [] for row in asked], asked[0].device), need)
+        return cache, self._scores(first, cache)
+
+    def next(self, tokens: Sequence[int], cache: Cache) -> Tensor:
+        """One token more for each row."""
+        return self._scores(self._batch([[token] for token in tokens], self.asked[0].device), cache)
+
+    def _batch(self, rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
+        return _batch(self.part, rows, device)
+
+    def _scores(self, batch: Batch, cache: Cache) -> Tensor:
+        batch = batch.after(cache)
+        layout = batch.parts[self.part].layout
+        assert layout.cu_seqlens is not None
+        last = layout.cu_seqlens[1:].long() - 1
+        kept = None if layout.longest == 1 else last
+        return self.head.logits(self.run, self.run(batch, cache, keep={self.part: kept})[self.part].values)
+
+
+def _batch(part: str, rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
+    return batch_of([Row({part: {"tokens": row}}, example=i) for i, row in enumerate(rows)], range(len(rows)), {}).to(device)
+
+
+def tidied(text: str) -> str:
+    """Without the space that decoders leave before marks and English endings."""
+    for untidy, tidy in _TIDY:
+        text = text.replace(untidy, tidy)
+    return text
+
+
+def told(piece: Piece) -> dict[str, Any]:
+    """A written text as plain data."""
+    return {"text": piece.text, "tokens": list(piece.tokens), "finish_reason": piece.finish_reason, "score": piece.score}

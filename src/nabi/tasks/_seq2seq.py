@@ -1,0 +1,197 @@
+"""What the tasks share that write a text for a text: rows of source and target, sources that are too long, measures against a reference.
+
+Unusual: a text that does not fit is read in pieces that keep their place in it; nothing is cut unless the caller asks for it, save sources and targets of
+training, of which a warning tells.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nabi.batch import Row
+from nabi.errors import DataError, InputError, OptionError
+from nabi.inputs import Inputs
+from nabi.tasks import Example, Use
+from nabi.tasks._generating import Generating, told
+
+# where a sentence ends: a mark with its closing quotes and a space behind it, a mark of Chinese or Japanese, or an end of line
+_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”’)\]]*|\n+")
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """(start, end) of each sentence in ``text``, without the space around it."""
+    found, begin = [], 0
+    for end in [*(match.end() for match in _END.finditer(text)), len(text)]:
+        piece = text[begin:end]
+        if piece.strip():
+            found.append((begin + len(piece) - len(piece.lstrip()), begin + len(piece.rstrip())))
+        begin = end
+    return found
+
+
+class TextToText(Generating):
+    """Base of the tasks that read ``source`` and write ``target``."""
+
+    columns = ("source", "target")
+    generates = "target"
+    key: str  # what v4 calls the answer: KEY_text
+
+    def example_of(self, item: Any, where: str = "an input") -> Example:
+        if isinstance(item, str):
+            return {"source": item}
+        return {"source": item["text"], **item} if isinstance(item, dict) and "text" in item and "source" not in item else super().example_of(item, where)
+
+    # ---- one example -------------------------------------------------------------------------------------------------------------------------
+
+    def encode(self, example: Example, inputs: Inputs, options: Any, use: Use = "predict", where: str = "") -> list[Row]:
+        source = example.get("source")
+        if not isinstance(source, str):
+            raise InputError(f"{where or 'an input'} has no source", value=source, expected="a str, or {'source': ...}")
+        before = self.before(options, inputs)
+        limit = inputs.max_length
+        whole = inputs.tokenizer.encode(before + source)
+        fits = len(whole.ids) <= limit
+        if use == "train":
+            target = self.truth(example, where)
+            aims = self._target(target, inputs, where)
+            if not fits:
+                _cut("source", where, len(whole.ids), limit)
+                whole = inputs.tokenizer.truncated(before + source, None, limit)[0]
+            row = Row({"text": {"tokens": whole.ids}, "target": {"tokens": [self._start, *aims[:-1]]}}, targets={"next": aims})
+            return [row]
+        if fits and not self.apart(options):
+            return [self._row(whole.ids, (0, len(source)))]
+        if not fits and options.long == "error":
+            fix = "long='window' reads it in pieces" if self.in_pieces else "shorten it, or cut it with long='truncate'"
+            raise InputError(f"{where or 'the source'} is too long", value=f"{len(whole.ids)} tokens", expected=f"at most {limit}", fix=fix)
+        if not fits and (options.long == "truncate" or not self.in_pieces):
+            if options.long != "truncate":
+                fix = "shorten it, or cut it with long='truncate'"
+                raise InputError(f"{where or 'the source'} is too long", value=f"{len(whole.ids)} tokens", expected=f"at most {limit}", fix=fix)
+            return [self._row(inputs.tokenizer.truncated(before + source, None, limit)[0].ids, (0, len(source)), cut=True)]
+        return [self._row(inputs.tokenizer.encode(before + source[a:b]).ids, (a, b)) for a, b in self._places(source, before, inputs, options)]
+
+    in_pieces = True  # whether a source that is too long may be read piece by piece
+
+    def apart(self, options: Any) -> bool:
+        """Whether sentences are read one by one even if the text fits."""
+        return False
+
+    def before(self, options: Any, inputs: Inputs) -> str:
+        """What is put before each source."""
+        return self.prefix
+
+    def _row(self, ids: list[int], place: tuple[int, int], cut: bool = False) -> Row:
+        return Row({"text": {"tokens": ids}}, notes={"place": place, "truncated": cut})
+
+    def _places(self, source: str, before: str, inputs: Inputs, options: Any) -> Iterator[tuple[int, int]]:
+        """Pieces of a source that fit: sentences, as many together as do unless they shall stand apart; a longer one is cut at spaces."""
+        limit = inputs.max_length
+
+        def size(a: int, b: int) -> int:
+            return len(inputs.tokenizer.encode(before + source[a:b]).ids)
+
+        found: list[tuple[int, int]] = []
+        for a, b in sentences(source):
+            found.extend(_halved(source, a, b, limit, size))
+        if self.apart(options):
+            yield from found
+            return
+        begin, end = found[0]
+        for a, b in found[1:]:
+            if size(begin, b) <= limit:
+                end = b
+            else:
+                yield begin, end
+                begin, end = a, b
+        yield begin, end
+
+    @property
+    def _start(self) -> int:
+        start = self.decoding.decoder_start_token_id
+        if start is None:
+            raise OptionError("the model does not say which token its output begins with", expected="decoder_start_token_id in its config.json")
+        return start
+
+    def _target(self, target: str, inputs: Inputs, where: str) -> list[int]:
+        tokenizer = inputs.tokenizer.target
+        ids = tokenizer.encode(target).ids
+        end = self.decoding.eos_token_id[0] if self.decoding.eos_token_id else tokenizer.eos_id
+        if end is not None and ids[-1:] != [end]:
+            ids = [*ids, end]
+        if not ids:
+            raise DataError(f"{where}: the target is empty", value=target, expected="at least one token")
+        if len(ids) > inputs.max_length:
+            _cut("target", where, len(ids), inputs.max_length)
+            ids = ids[: inputs.max_length]
+        return ids
+
+    # ---- answers -------------------------------------------------------------------------------------------------------------------------------
+
+    def answer(self, readings: Sequence[Any], rows: Sequence[Row], example: Example, options: Any) -> Any:
+        """``{"text", "finish_reason", "truncated", "sequences", "pieces"}``; a row with a target gives ``{"nats", "tokens"}``."""
+        if isinstance(readings[0], dict):
+            return {name: sum(reading[name] for reading in readings) for name in ("nats", "tokens")}
+        source: str = example["source"]
+        count = min(len(pieces) for pieces in readings)
+        texts = []
+        for i in range(count):
+            text, end = "", 0
+            for row, pieces in zip(rows, readings, strict=True):
+                a, b = row.notes["place"]
+                text += (source[end:a] if text else "") + pieces[i].text.strip() if len(rows) > 1 else pieces[i].text
+                end = b
+            texts.append(text)
+        return {
+            "text": texts[0],
+            "finish_reason": "length" if any(pieces[0].finish_reason == "length" for pieces in readings) else "stop",
+            "truncated": any(row.notes["truncated"] for row in rows),
+            "sequences": [told(piece) for piece in readings[0]] if len(rows) == 1 else [{"text": text} for text in texts],
+            "pieces": [
+                {"start": row.notes["place"][0], "end": row.notes["place"][1], "text": pieces[0].text} for row, pieces in zip(rows, readings, strict=True)
+            ],
+        }
+
+    def truth(self, example: Example, where: str) -> str:
+        target = example.get("target")
+        if not isinstance(target, str):
+            raise DataError(f"{where} has no target", value=target, expected="a str")
+        return target
+
+    def golden_examples(self) -> list[Example]:
+        pairs = (("The film was not bad at all.", "It was good."), ("나비가 꽃에 앉았다.", "A butterfly."), ("£900", "now"))
+        return [{"source": source, "target": target} for source, target in pairs]
+
+    def line(self, answer: Any) -> str:
+        return str(answer["text"])
+
+    def present(self, answer: Any, options: Any, alone: bool) -> Any:
+        """v4's shape: a list of dicts for one text; for a list of texts the dict itself, where each text has one answer."""
+        if options.return_tensors or not options.return_text:
+            result = [{f"{self.key}_token_ids": sequence.get("tokens", [])} for sequence in answer["sequences"]]
+        else:
+            texts = [answer["text"]] if len(answer["sequences"]) == 1 else [sequence["text"] for sequence in answer["sequences"]]
+            result = [{f"{self.key}_text": text} for text in texts]
+        return result if alone or len(result) > 1 else result[0]
+
+
+def _halved(source: str, a: int, b: int, limit: int, size: Any) -> Iterator[tuple[int, int]]:
+    """A stretch of text in pieces of at most ``limit`` tokens, cut at a space near the middle, else in the middle."""
+    if size(a, b) <= limit or b - a < 2:
+        yield a, b
+        return
+    middle = (a + b) // 2
+    space = source.rfind(" ", a + 1, middle)
+    cut = space if space > 0 else middle
+    for x, y in ((a, cut), (cut, b)):
+        piece = source[x:y]
+        x, y = x + len(piece) - len(piece.lstrip()), x + len(piece.rstrip())
+        if x < y:
+            yield from _halved(source, x, y, limit, size)
+
+
+def _cut(what: str, where: str, length: int, limit: int) -> None:
+    warnings.warn(f"{what}s of training that are too long are cut, first {where or 'one'} ({length} tokens, at most {limit} fit)", stacklevel=3)
