@@ -37,10 +37,15 @@ def test_eight_rows_are_overfitted(family: str, task: str, tokenizer: Path, tmp_
     fitted = fit(task, rows, family=family, tokenizer=tokenizer, plan=PLAN, progress=Progress("quiet")).model
     checkpoint.save(fitted, tmp_path / "saved")
     figures = evaluate(checkpoint.load(tmp_path / "saved"), rows).metrics
-    assert figures[fitted.task.main_metric] >= 0.99, figures
     kind = tasks.find(task)
-    fresh = checkpoint.create(family, "tiny", task, kind.fitted(rows, "conformance", {}), tokenizer, seed=1)
-    assert evaluate(fresh, rows).metrics[kind.main_metric] < 0.99  # control: the eight rows are not answered by chance
+    # a control: the eight rows are not answered by chance. What a language model says of first words stays open, so it is held against the control
+    control = checkpoint.create(family, "tiny", task, kind.fitted(rows, "conformance", {}), tokenizer, seed=1)
+    name, chance = kind.main_metric, evaluate(control, rows).metrics[kind.main_metric]
+    if kind.lower_is_better:
+        assert figures[name] <= 0.3 * chance, (figures, chance)
+    else:
+        full = 100 if name in ("bleu", "chrf") else 1
+        assert figures[name] >= 0.99 * full > chance, (figures, chance)
 
 
 def logits(model: object, family: str, task: str, tokenizer: Path) -> torch.Tensor:
