@@ -438,6 +438,10 @@ def test_a_pipeline_takes_revision_and_token(online: Hub, files: dict[str, bytes
     pipeline("text-classification", "org/spam", token=False)
     assert online.requests and {r.token for r in online.requests} == {""}
     online.requests.clear()
+    online.add("org/second", files)
+    pipeline("text-classification", "org/second", use_auth_token="hf_older")  # v4's former word
+    assert {r.token for r in online.requests if r.server == "hub"} == {"Bearer hf_older"}
+    online.requests.clear()
     online.add("org/third", files)
     resolve("org/third")  # outside the call the token is the environment's again
     assert {r.token for r in online.requests if r.server == "hub"} == {f"Bearer {TOKEN}"}
