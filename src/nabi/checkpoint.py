@@ -6,8 +6,10 @@ task by ``architectures``. Unusual: for inference a missing head is an error; fo
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +35,19 @@ FORMAT = 1  # of nabi.json
 UNLIMITED = 1 << 30  # tokens in a row of a body that has no limit
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    # importing torch leaves 170,000 objects; a full collection, which walks through them, would come due here and take about as long as all the rest
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@_collector_paused()
 def load(
     model: str | Path,
     task: str | None = None,
@@ -65,6 +80,7 @@ def load(
     return result if precision is None else result.prepare(precision)
 
 
+@_collector_paused()
 def load_for_training(
     model: str | Path,
     task: str,
@@ -89,6 +105,7 @@ def load_for_training(
     return _Folder(resolve(model, revision)).model(tasks.find(task), settings, device, seed)
 
 
+@_collector_paused()
 def load_body(
     model: str | Path, *, plugins: Iterable[str | Path | ModuleType] = (), device: str = "cpu", revision: str | None = None
 ) -> Body:
