@@ -14,13 +14,14 @@ import torch
 
 from nabi import checkpoint
 from nabi.config import read_file
-from nabi.errors import CheckpointError, UserError
+from nabi.errors import CheckpointError, UserError, shortened
 from nabi.inspection.facts import opened
 from nabi.inspection.findings import Finding, finding, ordered, size
 from nabi.model import Model
 from nabi.nn.linear import Embedding
 from nabi.text import Tokenizer
 from nabi.weights import file_sha256, hub, read_tensors
+from nabi.weights.files import is_plain_name
 from nabi.weights.sources import SHIPPED, resolve
 
 FOREIGN = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl|pickle|joblib|npz|npy|onnx|gguf|ot)")
@@ -42,7 +43,8 @@ def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) ->
     """
     try:
         folder = resolve(target)
-        found = [*_files(folder), *_tensors(folder)] if folder.is_dir() else []  # then loading says what is wrong
+        # the tensors first: that refuses an index that can't be read and links that leave the folder
+        found = [*_tensors(folder), *_files(folder)] if folder.is_dir() else []  # then loading says what is wrong
     except UserError as error:
         return [finding("error", "load", str(error))]
     try:
@@ -70,7 +72,9 @@ def _files(folder: Path) -> Iterator[Finding]:
     if isinstance(sums, dict):
         for name, sum_ in sums.items():
             path = folder / name
-            if not path.is_file():
+            if not is_plain_name(name):
+                yield finding("error", "strange_name", f"nabi.json lists {shortened(name)}, which can't be a file of this folder.", "do not use this folder")
+            elif not path.is_file():
                 yield finding("error", "missing_file", f"{name} is missing: nabi.json says that it belongs to the model.", "fetch or write the folder again")
             elif file_sha256(path) != sum_:
                 message = f"{name} is not the file that was saved ({size(path.stat().st_size)}, its SHA-256 differs from nabi.json)."
