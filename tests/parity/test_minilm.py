@@ -18,6 +18,7 @@ from nabi.data.shipped import sms_spam
 from nabi.nn.body import Body
 from nabi.tasks.text_classification import TextClassification
 from nabi.text import Tokenizer
+from nabi.weights.sources import resolve
 from parity.kit import CONTROL, TOLERANCE, gap
 
 
@@ -32,7 +33,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    return checkpoint.resolve("minilm")
+    return resolve("minilm")
 
 
 @pytest.fixture(scope="module")

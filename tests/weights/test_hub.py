@@ -15,10 +15,10 @@ import torch
 from huggingface_hub import constants, snapshot_download
 
 from nabi import checkpoint, load, pipeline
-from nabi.checkpoint import resolve
 from nabi.errors import CheckpointError, NabiError, OptionError
 from nabi.tasks.text_classification import TextClassification
 from nabi.weights import download, hub
+from nabi.weights.sources import resolve
 from weights.hub_server import Hub, etag, serving
 
 TOKEN = "hf_secret_of_the_tester"
@@ -133,7 +133,7 @@ def test_a_later_process_goes_on_too(online: Hub, cache: Path, files: dict[str, 
     refused("org/spam", "not whole: there are no weights (its download was cut off)", "Unset HF_HUB_OFFLINE", str(blobs.parent))
     monkeypatch.delenv("HF_HUB_OFFLINE")
     env = {**os.environ, "HF_HUB_OFFLINE": "0"}
-    code = "from nabi.checkpoint import resolve; resolve('org/spam')"
+    code = "from nabi.weights.sources import resolve; resolve('org/spam')"
     subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
     assert (resolve("org/spam") / WEIGHTS).read_bytes() == files[WEIGHTS] and online.sent(WEIGHTS) == len(files[WEIGHTS])
 
@@ -437,6 +437,10 @@ def test_a_pipeline_takes_revision_and_token(online: Hub, files: dict[str, bytes
     online.requests.clear()
     pipeline("text-classification", "org/spam", token=False)
     assert online.requests and {r.token for r in online.requests} == {""}
+    online.requests.clear()
+    online.add("org/second", files)
+    pipeline("text-classification", "org/second", use_auth_token="hf_older")  # v4's former word
+    assert {r.token for r in online.requests if r.server == "hub"} == {"Bearer hf_older"}
     online.requests.clear()
     online.add("org/third", files)
     resolve("org/third")  # outside the call the token is the environment's again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -71,7 +72,8 @@ def write(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8", errors="replace")
         draft.replace(path)
     except OSError as problem:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the reason is in hand
+            draft.unlink()
         raise StorageError(f"{path} could not be written: {problem}") from problem
 
 

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-from nabi import checkpoint
 from nabi.data import Table, check_labelled, read_table
 from nabi.data.checks import LONG, Length
 from nabi.inspection.facts import opened
 from nabi.inspection.findings import Finding, finding, ordered
 from nabi.model import Model
 from nabi.text import Tokenizer
+from nabi.weights.sources import resolve
 
 LEFT_OUT = {"not_text", "missing_label", "empty_texts", "duplicates", "near_duplicates", "leakage", "near_leakage"}  # what leaving the rows out mends
 OF_DEV = {"leakage", "near_leakage", "unseen_labels"}
@@ -50,7 +50,7 @@ def check_data(
     limit, names = LONG, None
     if model is not None:
         loaded, _ = opened(model, plugins)
-        folder = checkpoint.resolve(model)
+        folder = resolve(model)
         tokenizer = loaded.inputs.tokenizer if isinstance(loaded, Model) else Tokenizer.load(folder)
         limit = loaded.inputs.max_length if isinstance(loaded, Model) else min(loaded.limits.get("text", 1 << 30), tokenizer.max_length or 1 << 30)
         length = _tokens(tokenizer, limit)

@@ -177,7 +177,7 @@ def _cache(folders: list[Path]) -> Iterator[Finding]:
         blobs = [p for m in models for p in (m / "blobs").glob("*")]
         half = [p for p in blobs if p.name.endswith(".incomplete")]
         broken = [p for m in models for p in (m / "snapshots").rglob("*") if p.is_symlink() and not p.exists()]
-        total = sum(p.stat().st_size for p in blobs)
+        total = sum(p.stat().st_size for p in blobs if p.is_file())  # a link to what models shared may lead nowhere
         yield finding("info", "cache", f"the hub's cache {folder} holds {len(models)} models, {size(total)}.")
         if half:
             names = sorted({p.parent.parent.name.removeprefix("models--").replace("--", "/") for p in half})

@@ -14,13 +14,15 @@ import torch
 
 from nabi import checkpoint
 from nabi.config import read_file
-from nabi.errors import CheckpointError, UserError
+from nabi.errors import CheckpointError, UserError, shortened
 from nabi.inspection.facts import opened
 from nabi.inspection.findings import Finding, finding, ordered, size
 from nabi.model import Model
 from nabi.nn.linear import Embedding
 from nabi.text import Tokenizer
 from nabi.weights import file_sha256, hub, read_tensors
+from nabi.weights.files import is_plain_name
+from nabi.weights.sources import SHIPPED, resolve
 
 FOREIGN = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl|pickle|joblib|npz|npy|onnx|gguf|ot)")
 SPARE = 0.1  # share of an embedding table's rows that may be without a token: tables are often rounded up
@@ -28,7 +30,7 @@ SPARE = 0.1  # share of an embedding table's rows that may be without a token: t
 
 def is_model(target: str) -> bool:
     """Whether a name stands for a model (a folder, a shipped name, a model of the hub that is here) and not for a data file."""
-    return Path(target).is_dir() or target in checkpoint.SHIPPED or (not Path(target).exists() and target.partition("@")[0] in hub.cached())
+    return Path(target).is_dir() or target in SHIPPED or (not Path(target).exists() and target.partition("@")[0] in hub.cached())
 
 
 def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) -> list[Finding]:
@@ -40,8 +42,9 @@ def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) ->
         plugins: files with families and tasks of your own.
     """
     try:
-        folder = checkpoint.resolve(target)
-        found = [*_files(folder), *_tensors(folder)] if folder.is_dir() else []  # then loading says what is wrong
+        folder = resolve(target)
+        # the tensors first: that refuses an index that can't be read and links that leave the folder
+        found = [*_tensors(folder), *_files(folder)] if folder.is_dir() else []  # then loading says what is wrong
     except UserError as error:
         return [finding("error", "load", str(error))]
     try:
@@ -69,7 +72,9 @@ def _files(folder: Path) -> Iterator[Finding]:
     if isinstance(sums, dict):
         for name, sum_ in sums.items():
             path = folder / name
-            if not path.is_file():
+            if not is_plain_name(name):
+                yield finding("error", "strange_name", f"nabi.json lists {shortened(name)}, which can't be a file of this folder.", "do not use this folder")
+            elif not path.is_file():
                 yield finding("error", "missing_file", f"{name} is missing: nabi.json says that it belongs to the model.", "fetch or write the folder again")
             elif file_sha256(path) != sum_:
                 message = f"{name} is not the file that was saved ({size(path.stat().st_size)}, its SHA-256 differs from nabi.json)."

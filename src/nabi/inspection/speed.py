@@ -22,6 +22,7 @@ from nabi.data import read_table
 from nabi.errors import MissingHeadError, OptionError
 from nabi.inspection.machine import cpu
 from nabi.model import Model, largest_gap
+from nabi.weights.sources import resolve
 
 VARIANTS = {"fp32": None, "fp32 prepared": "fp32", "bf16 prepared": "bf16"}
 ROWS = 256  # at most, of the sentences of our own
@@ -111,7 +112,7 @@ def measure(
         "note": note,
         "machine": f"{cpu()}; torch {torch.__version__}",
         "parameters": sum(p.numel() for p in loaded.parameters()),
-        "bytes": sum(p.stat().st_size for p in checkpoint.resolve(model).iterdir() if p.is_file()),
+        "bytes": sum(p.stat().st_size for p in resolve(model).iterdir() if p.is_file()),
         "load_seconds": load_seconds,
         "data": name,
         "rows": len(examples),

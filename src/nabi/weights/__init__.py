@@ -1,4 +1,4 @@
-"""Weights: the name-table language (names) and the files that tensors lie in (files)."""
+"""Weights: the name-table language (names), the files that tensors lie in (files), what a model's name stands for (sources), and the hub (hub, download)."""
 
 from nabi.weights.files import TensorFiles, atomic_folder, file_sha256, place, read_tensors, recover, write_tensors
 from nabi.weights.names import Entry, Loaded, NameTable, flipped, fused, same, stacked, tied, weight_normed
