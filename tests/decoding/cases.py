@@ -9,7 +9,7 @@ from decoding.plain import END, bart, gpt2, t5
 from nabi.decoding import Settings
 
 MODELS = {"gpt2": gpt2(), "t5": t5(), "bart": bart()}
-# name -> settings, and whether they are read without beams; each is laid over BASE
+# name -> settings that are laid over BASE
 BASE: dict[str, Any] = {"max_new_tokens": 10}
 ANY: dict[str, dict[str, Any]] = {
     "max_new_tokens": {"max_new_tokens": 6},
@@ -31,7 +31,6 @@ ANY: dict[str, dict[str, Any]] = {
     "forced_bos_token_id": {"forced_bos_token_id": 17},
     "forced_bos_token_id and begin_suppress_tokens": {"forced_bos_token_id": 17, "begin_suppress_tokens": (17, 11, 12, 19, 21, 24)},
     "forced_eos_token_id": {"forced_eos_token_id": END, "min_new_tokens": 8},
-    "two forced_eos_token_id": {"forced_eos_token_id": (7, END), "min_new_tokens": 8},
     "two eos_token_id": {"eos_token_id": (END, 11)},
     "no eos_token_id": {"eos_token_id": ()},
     "stop_strings": {"stop_strings": ("lll", "sh", "zg", "tt", "vv", "ny")},
@@ -40,6 +39,8 @@ ANY: dict[str, dict[str, Any]] = {
         "forced_eos_token_id": END, "eos_token_id": (END, 11), "encoder_no_repeat_ngram_size": 3,
     },
 }  # fmt: skip
+# both ends score 0: greedy decoding takes the lower id, beams leave it to the top-k
+GREEDY = ANY | {"two forced_eos_token_id": {"forced_eos_token_id": (7, END), "min_new_tokens": 8}}
 BEAM: dict[str, dict[str, Any]] = {
     "length_penalty 2": {"length_penalty": 2.0},
     "length_penalty 0": {"length_penalty": 0.0},

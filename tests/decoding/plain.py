@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -53,6 +54,9 @@ class PlainCache:
         self.reorder([i for i in range(len(self.rows)) if i not in set(rows)])
 
 
+KNOWN: WeakKeyDictionary[Any, dict[tuple[tuple[int, ...] | None, tuple[int, ...]], Tensor]] = WeakKeyDictionary()  # a model's logits for a text
+
+
 class PlainSteps:
     """``Steps`` of an incumbent's model; ``widest`` is the most rows it was given at once, ``begun`` the requests in order."""
 
@@ -60,7 +64,7 @@ class PlainSteps:
         self.model, self.prompts, self.sources = model, prompts, sources
         self.vocab_size = model.config.vocab_size
         self.widest, self.begun, self.reserves = 0, [], []
-        self._known: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        self._known = KNOWN.setdefault(model, {})
 
     def begin(self, rows: Sequence[int], reserve: int) -> tuple[PlainCache, Tensor]:
         self.begun += rows

@@ -153,7 +153,7 @@ def begun(steps: Steps, requests: Sequence[Request], copies: int = 1) -> tuple[C
 def nothing_left(row: int) -> InputError:
     """The error of a row whose every next token is forbidden."""
     fix = "allow more: penalties, bans and forced tokens of the settings forbid the whole vocabulary"
-    return InputError("no token is left that could come next", value=f"prompt {row}", fix=fix)
+    return InputError(f"no token is left that could come next in the answer to prompt {row}", fix=fix)
 
 
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
