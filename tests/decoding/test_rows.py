@@ -14,7 +14,7 @@ from torch import Tensor
 from decoding.against import Texts, ours, text_of, texts, whole
 from decoding.plain import END, PlainCache, PlainSteps, bart, gpt2
 from nabi.decoding import Branches, Event, Generated, Settings, generate
-from nabi.decoding.steps import BLOCK, top
+from nabi.decoding.steps import BLOCK, best, top
 from nabi.errors import InputError, OptionError
 
 MODELS = {"gpt2": gpt2(), "bart": bart()}
@@ -277,3 +277,11 @@ def test_the_two_stage_top_k_is_exact(size: int) -> None:
     scores[1, -6:] = torch.arange(6.0) + 9
     values, places = top(scores, 5)
     assert torch.equal(values, scores.topk(5).values) and torch.equal(scores.gather(1, places), values)
+
+
+@pytest.mark.parametrize("size", [7, 1024, 1025, 5000, 50257])
+def test_the_greatest_is_found_by_blocks_the_first_of_equal_ones(size: int) -> None:
+    scores = torch.randint(0, 4, (300, size), generator=torch.Generator().manual_seed(size)).float()
+    scores[100:200] = torch.randn(100, size, generator=torch.Generator().manual_seed(size))
+    scores[torch.arange(20), torch.arange(size - 7, size).repeat(3)[:20]] = 9.0  # at the end, where there is no whole block
+    assert torch.equal(best(scores), scores.argmax(1, keepdim=True))

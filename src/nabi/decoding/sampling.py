@@ -19,7 +19,7 @@ from torch import Tensor
 from nabi.batch import Cache
 from nabi.decoding.processors import Course, Processors
 from nabi.decoding.settings import Settings
-from nabi.decoding.steps import BLOCK, Ending, Event, Generated, Request, Steps, begun, nothing_left, top
+from nabi.decoding.steps import BLOCK, Ending, Event, Generated, Request, Steps, begun, best, nothing_left, top
 from nabi.errors import WorkError
 
 LOWEST = torch.finfo(torch.float32).min
@@ -151,7 +151,7 @@ def choose(scores: Tensor, answers: Sequence[Answer], settings: Settings) -> tup
         (N, 1) tokens; the (N, K) scores that they were chosen by; the tokens these are of, None for 0..V-1.
     """
     if not settings.do_sample:
-        return scores.argmax(1, keepdim=True), scores, None
+        return best(scores), scores, None
     scores, places = warped(scores, settings)
     uniform = torch.tensor([answer.draws.next() for answer in answers if answer.draws], dtype=torch.float64, device=scores.device)
     at = drawn(scores, uniform)
