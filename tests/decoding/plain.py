@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -53,6 +54,9 @@ class PlainCache:
         self.reorder([i for i in range(len(self.rows)) if i not in set(rows)])
 
 
+KNOWN: WeakKeyDictionary[Any, dict[tuple[tuple[int, ...] | None, tuple[int, ...]], Tensor]] = WeakKeyDictionary()  # a model's logits for a text
+
+
 class PlainSteps:
     """``Steps`` of an incumbent's model; ``widest`` is the most rows it was given at once, ``begun`` the requests in order."""
 
@@ -60,7 +64,7 @@ class PlainSteps:
         self.model, self.prompts, self.sources = model, prompts, sources
         self.vocab_size = model.config.vocab_size
         self.widest, self.begun, self.reserves = 0, [], []
-        self._known: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        self._known = KNOWN.setdefault(model, {})
 
     def begin(self, rows: Sequence[int], reserve: int) -> tuple[PlainCache, Tensor]:
         self.begun += rows
@@ -89,10 +93,10 @@ class PlainSteps:
         return self._known[key]
 
 
-def spread(model: Any, std: float, seed: int, end: float = 3.0) -> Any:
+def spread(model: Any, std: float, seed: int, end: float = 1.5) -> Any:
     """The model with all its matrices drawn anew, far apart, so that answers vary; generation settings without anything of the model's own.
 
-    ``end`` is added to the logit of the end token, which would hardly come otherwise.
+    Logits are brought to one scale, and ``end`` is added to that of the end token, which would hardly come otherwise.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -101,26 +105,26 @@ def spread(model: Any, std: float, seed: int, end: float = 3.0) -> Any:
                 weight.normal_(0, std, generator=generator)
     bias = torch.zeros(model.config.vocab_size)
     bias[END] = end
-    model.lm_head.register_forward_hook(lambda module, given, logits: logits + bias)
+    model.lm_head.register_forward_hook(lambda module, given, logits: 2 * (logits - logits.mean(-1, True)) / logits.std(-1, keepdim=True) + bias)
     model.generation_config = GenerationConfig(pad_token_id=PAD)
     return model.eval()
 
 
-def gpt2(vocab: int = VOCAB, std: float = 0.4) -> Any:
-    config = GPT2Config(vocab_size=vocab, n_positions=128, n_embd=16, n_layer=2, n_head=2, bos_token_id=START, eos_token_id=END)
+def gpt2(vocab: int = VOCAB, std: float = 0.8) -> Any:
+    config = GPT2Config(vocab_size=vocab, n_positions=128, n_embd=16, n_layer=2, n_head=2, bos_token_id=START, eos_token_id=END, tie_word_embeddings=False)
     return spread(GPT2LMHeadModel(config), std, 1)
 
 
-def t5(std: float = 0.4) -> Any:
-    ids = {"decoder_start_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
+def t5(std: float = 0.8) -> Any:
+    ids = {"decoder_start_token_id": START, "eos_token_id": END, "pad_token_id": PAD, "tie_word_embeddings": False}
     config = T5Config(vocab_size=VOCAB, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, **ids)
-    return spread(T5ForConditionalGeneration(config), std, 2)
+    return spread(T5ForConditionalGeneration(config), std, 2, end=3.5)
 
 
-def bart(std: float = 0.5) -> Any:
+def bart(std: float = 0.8) -> Any:
     config = BartConfig(
         vocab_size=VOCAB, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
         decoder_ffn_dim=32, max_position_embeddings=128, decoder_start_token_id=START, eos_token_id=END, pad_token_id=PAD, bos_token_id=START,
-        forced_eos_token_id=None,
+        forced_eos_token_id=None, tie_word_embeddings=False,
     )  # fmt: skip
     return spread(BartForConditionalGeneration(config), std, 3)

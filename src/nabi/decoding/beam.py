@@ -164,16 +164,11 @@ def run(steps: Steps, requests: Sequence[Request], settings: Settings, ending: E
 
 def _continuations(scores: Tensor, processors: Processors, settings: Settings, kept: int) -> tuple[Tensor, Tensor]:
     """The best next tokens of each beam, on the host: (N, K) log-probabilities and tokens. No candidate of a search lies outside of these."""
-    width = min(kept, scores.shape[1])
-    if not processors.active:  # then the whole vocabulary needs no log-probabilities
-        values, tokens = top(scores, width)
+    scores = scores.log_softmax(1)
+    processors(scores)
+    values, tokens = top(scores, min(kept, scores.shape[1]))
+    if settings.renormalize_logits and processors.active:
         values = values - scores.logsumexp(1, keepdim=True)
-    else:
-        scores = scores.log_softmax(1)
-        processors(scores)
-        values, tokens = top(scores, width)
-        if settings.renormalize_logits:
-            values = values - scores.logsumexp(1, keepdim=True)
     return values.cpu(), tokens.cpu()
 
 

@@ -7,20 +7,23 @@ looked up in the cumulative distribution. Whoever continues an interrupted row l
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nabi.batch import Cache
 from nabi.decoding.processors import Course, Processors
 from nabi.decoding.settings import Settings
-from nabi.decoding.steps import Ending, Event, Generated, Request, Steps, begun, nothing_left, top
+from nabi.decoding.steps import BLOCK, Ending, Event, Generated, Request, Steps, begun, best, nothing_left, top
 from nabi.errors import WorkError
 
 LOWEST = torch.finfo(torch.float32).min
+NUCLEUS = 1024  # top-p looks at so many tokens first; nearly always they hold p
 
 
 class Draws:
@@ -92,18 +95,32 @@ def warped(scores: Tensor, settings: Settings) -> tuple[Tensor, Tensor | None]:
         width = int((scores >= least).sum(1).max())
         if width > settings.top_k:
             values, at = scores.topk(width)
-        scores, places = values.masked_fill(values < least, -torch.inf), at
+        places, order = at.sort(1)  # in an order that does not depend on how a top-k orders what is equal
+        scores = values.masked_fill(values < least, -torch.inf).gather(1, order)
     if settings.top_p < 1:
-        scores, order = scores.sort(dim=1)
+        scores, order = _nucleus(scores, settings.top_p)
         places = order if places is None else places.gather(1, order)
-        unlikely = scores.softmax(1).cumsum(1) <= 1 - settings.top_p  # the least probable tokens, up to 1 - p together
-        unlikely[:, -1] = False
-        scores = scores.masked_fill(unlikely, -torch.inf)
     return scores, places
 
 
+def _nucleus(scores: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """Scores in rising order, equal ones as they stand, without the least probable that have 1 - p together; and where they stood."""
+    whole = scores.logsumexp(1, keepdim=True)
+    places: Tensor | None = None
+    if scores.shape[1] > 2 * NUCLEUS:  # to sort them all would take longer than the model
+        values, at = scores.topk(NUCLEUS)
+        if bool((values.logsumexp(1, keepdim=True) - whole >= math.log(p)).all()):
+            places, order = at.sort(1)
+            scores = values.gather(1, order)
+    scores, order = scores.sort(dim=1, stable=True)
+    chances = (scores - whole).exp()
+    above = chances.flip(1).cumsum(1, dtype=torch.float64).flip(1) - chances
+    scores = scores.masked_fill(above >= p, -torch.inf)
+    return scores, (order if places is None else places.gather(1, order))
+
+
 def drawn(scores: Tensor, uniform: Tensor) -> Tensor:
-    """Places drawn from the softmax of each row of scores.
+    """Places drawn from the softmax of each row of scores: first a block of places, then a place in it.
 
     Args:
         scores: (N, K).
@@ -112,9 +129,19 @@ def drawn(scores: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         (N, 1) places; K (one too many) where the scores are no distribution.
     """
-    cumulative = scores.softmax(1).cumsum(1, dtype=torch.float64)
-    place = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-    return place
+    n, size = scores.shape
+    blocks = F.pad(scores.softmax(1), (0, -size % BLOCK)).view(n, -1, BLOCK)
+    sums = blocks.sum(2, dtype=torch.float64)
+    ends = sums.cumsum(1)
+    aim = uniform[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, aim, right=True)
+    possible = block < ends.shape[1]  # not so of a NaN
+    block.clamp_(max=ends.shape[1] - 1)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0]
+    aim = (aim - ends.gather(1, block) + sums.gather(1, block)).clamp(min=0)
+    place = torch.searchsorted(inside.cumsum(1, dtype=torch.float64), aim, right=True)
+    last = BLOCK - 1 - (inside > 0).flip(1).int().argmax(1, keepdim=True)  # where rounding led past it
+    return torch.where(possible, block * BLOCK + place.minimum(last), size)
 
 
 def choose(scores: Tensor, answers: Sequence[Answer], settings: Settings) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -124,7 +151,7 @@ def choose(scores: Tensor, answers: Sequence[Answer], settings: Settings) -> tup
         (N, 1) tokens; the (N, K) scores that they were chosen by; the tokens these are of, None for 0..V-1.
     """
     if not settings.do_sample:
-        return scores.argmax(1, keepdim=True), scores, None
+        return best(scores), scores, None
     scores, places = warped(scores, settings)
     uniform = torch.tensor([answer.draws.next() for answer in answers if answer.draws], dtype=torch.float64, device=scores.device)
     at = drawn(scores, uniform)
@@ -209,15 +236,12 @@ def run(
 
 def _logprobs(chosen: Tensor, scores: Tensor, places: Tensor | None, alternatives: int) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:
     """Log-probability of each row's token, and the best (token, log-probability) pairs of each row, if asked for."""
-    whole = scores.logsumexp(1, keepdim=True)
-    if places is None:
-        told = scores.gather(1, chosen) - whole
-    else:
-        told = scores.gather(1, (places == chosen).int().argmax(1, keepdim=True)) - whole
-    others: list[tuple[tuple[int, float], ...]] = []
-    if alternatives:
-        values, at = top(scores, min(alternatives, scores.shape[1]))
-        tokens = (at if places is None else places.gather(1, at)).tolist()
-        pairs = zip(tokens, (values - whole).tolist(), strict=True)
-        others = [tuple((t, p) for t, p in zip(*both, strict=True) if p > -torch.inf) for both in pairs]
-    return told.flatten().tolist(), others
+    scores = scores.log_softmax(1)  # one pass, which logsumexp is not
+    at = chosen if places is None else (places == chosen).int().argmax(1, keepdim=True)
+    told: list[float] = scores.gather(1, at).flatten().tolist()
+    if not alternatives:
+        return told, []
+    values, at = top(scores, min(alternatives, scores.shape[1]))
+    tokens = (at if places is None else places.gather(1, at)).tolist()
+    pairs = zip(tokens, values.tolist(), strict=True)
+    return told, [tuple((t, p) for t, p in zip(*both, strict=True) if p > -torch.inf) for both in pairs]

@@ -153,7 +153,7 @@ def begun(steps: Steps, requests: Sequence[Request], copies: int = 1) -> tuple[C
 def nothing_left(row: int) -> InputError:
     """The error of a row whose every next token is forbidden."""
     fix = "allow more: penalties, bans and forced tokens of the settings forbid the whole vocabulary"
-    return InputError("no token is left that could come next", value=f"prompt {row}", fix=fix)
+    return InputError(f"no token is left that could come next in the answer to prompt {row}", fix=fix)
 
 
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -172,3 +172,15 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     places = torch.cat([places, torch.arange(whole, size, device=scores.device).expand(n, -1)], 1)
     values, at = scores.gather(1, places).topk(k)
     return values, places.gather(1, at)
+
+
+def best(scores: Tensor) -> Tensor:
+    """(N, 1) place of the greatest of each row, the first of equal ones: ``argmax``, by blocks on a CPU, where that is four times as fast."""
+    n, size = scores.shape
+    if scores.device.type != "cpu" or size < 8 * BLOCK:
+        return scores.argmax(1, keepdim=True)
+    whole = size // BLOCK * BLOCK
+    maxima = [scores[:, :whole].view(n, -1, BLOCK).amax(2), scores[:, whole - 1 :].amax(1, keepdim=True)]
+    # the last window begins earlier than its block: what it has from the block before is less than its maximum
+    begin = (torch.cat(maxima, 1).argmax(1, keepdim=True) * BLOCK).clamp_(max=size - BLOCK)
+    return begin + scores.gather(1, begin + torch.arange(BLOCK)).argmax(1, keepdim=True)
