@@ -6,6 +6,7 @@ The incumbent reads one row at a time: no padding, no mask.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -379,3 +380,25 @@ def test_parameters_in_millions(family: str, size: str, settings: dict[str, Any]
     count = sum(p.numel() for m in (body, built) for p in m.parameters())
     print(f"{family} {size} {settings}: {count:,} parameters, {count / 1e6:.1f} M")
     assert f"{count / 1e6:.1f}" == str(millions)
+
+
+OLD = {"n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "n_special": 0, "predict_special_tokens": True}
+OLD |= {"initializer_range": 0.02, "layer_norm_epsilon": 1e-5, "attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1, "vocab_size": 50257}
+OLD |= {"summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True}
+PUBLISHED: dict[str, dict[str, Any]] = {  # the keys of the two config.json files as they were published
+    "gpt2": OLD | {"model_type": "gpt2", "activation_function": "gelu_new", "bos_token_id": 50256, "eos_token_id": 50256},
+    "gpt": OLD | {"model_type": "openai-gpt", "afn": "gelu", "n_ctx": 512, "n_positions": 512, "vocab_size": 40478},
+}
+
+
+@pytest.mark.parametrize(("family", "model_type"), TYPES)
+def test_the_published_configs_are_the_defaults(family: str, model_type: str) -> None:
+    """Every key is known; what an old file lacks is as it was then."""
+    kind, data = families.find(family), PUBLISHED[family] | {"task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert data["model_type"] == model_type and families.config_from(kind, data, "config.json") == kind.config()
+    with pytest.raises(CheckpointError, match="'n_special' is 2, but this family computes only 0"):  # tokens beside the vocabulary
+        families.config_from(kind, data | {"n_special": 2}, "config.json")
+    with pytest.warns(UserWarning, match="n_unheard"):
+        families.config_from(kind, data | {"n_unheard": 1}, "config.json")
