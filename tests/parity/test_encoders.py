@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers.models.auto import modeling_auto
 
 from conformance.kit import randomised, task_with
-from nabi import checkpoint, families, load
+from nabi import checkpoint, families, load, tasks
 from nabi.batch import Batch, Row, batch_of
-from nabi.nn.body import Run
+from nabi.families import Family
+from nabi.nn.body import Body, Run
 from parity.kit import CONTROL, LENGTHS, TOLERANCE, gap
 
 READERS = [name for name in families.names() if name != "bert" and families.find(name).body.generates is None]
@@ -199,37 +200,70 @@ def test_tensors_that_no_head_reads(tmp_path: Path, tokenizer: Path) -> None:
         checkpoint.load_body(tmp_path / "distil")
 
 
-TASK_CLASSES: Mapping[str, str] = {  # head kinds -> the incumbent's list of classes for it
-    "row": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    "token": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
-    "span": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
-    "vocabulary": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
-    "choice": "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES",
-    "next_sentence": "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES",
-    "vocabulary+next_sentence": "MODEL_FOR_PRETRAINING_MAPPING_NAMES",
-    "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+# column -> the kinds of its head, the part that a body with it writes, the incumbent's list of classes for it; of one class in two columns the first holds
+CLASSES: Mapping[str, tuple[tuple[str, ...], str | None, str]] = {
+    "row": (("row",), None, "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"),
+    "token": (("token",), None, "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES"),
+    "span": (("span",), None, "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES"),
+    "choice": (("choice",), None, "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES"),
+    "causal": (("vocabulary",), "text", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
+    "seq2seq": (("vocabulary",), "target", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"),
+    "masked": (("vocabulary",), None, "MODEL_FOR_MASKED_LM_MAPPING_NAMES"),
+    "next_sentence": (("next_sentence",), None, "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES"),
+    "vocabulary+next_sentence": (("vocabulary", "next_sentence"), None, "MODEL_FOR_PRETRAINING_MAPPING_NAMES"),
 }
 
 
-def test_the_table_of_heads(capsys: pytest.CaptureFixture[str]) -> None:
-    """Which of the incumbent's classes open here; every one whose task exists must."""
-    from nabi import tasks
+def cells_of(family: Family, model_type: str) -> dict[str, tuple[str, bool]]:
+    """Column -> (``opens``, ``missing``, or ``-`` where the incumbent has no class of its own; whether a task of ours needs it to open)."""
+    assert family.hf is not None
+    seen: set[str] = set()
+    cells = {}
+    for column, (kinds, writes, listing) in CLASSES.items():
+        found = getattr(modeling_auto, listing).get(model_type)
+        cls = found[0] if isinstance(found, list | tuple) else found
+        # of BERT there is a class that writes, BertLMHeadModel, of BART one that is half a body, BartForCausalLM: neither is what our bodies do
+        fits = "vocabulary" not in kinds or family.body.generates == writes
+        needed = fits and any(task.heads == kinds and (task.generates == writes or "vocabulary" not in kinds) for task in map(tasks.find, tasks.names()))
+        opened = None if cls is None else family.hf.kinds(cls)
+        cells[column] = ("-" if cls is None or cls in seen else "missing" if opened is None else "opens", needed)
+        assert cells[column][0] != "opens" or (fits and opened == kinds), (cls, column, opened)
+        seen.add(str(cls))
+    return cells
 
-    needed = {"+".join(tasks.find(name).heads) for name in tasks.names()}
+
+def test_the_table_of_heads(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of the incumbent's classes open here; every one whose task exists must, and every vocabulary head of a body that writes."""
     lines, missing = [], []
-    for name in families.names():
-        hf = families.find(name).hf
-        for model_type in hf.types if hf else ():
-            cells = {}
-            for kind, listing in TASK_CLASSES.items():
-                cls = getattr(modeling_auto, listing).get(model_type)
-                ours = hf is not None and tuple(kind.split("+")) in hf.heads
-                cells[kind] = "-" if cls is None else "opens" if ours else "missing"
-                if cls is not None and ours:
-                    assert hf is not None and hf.kinds(cls if isinstance(cls, str) else cls[0]) == tuple(kind.split("+"))
-                if cells[kind] == "missing" and kind in needed:
-                    missing.append((model_type, kind))
-            lines.append(f"{model_type:<14}" + "  ".join(f"{cell:<{len(kind)}}" for kind, cell in cells.items()))
+    for family in map(families.find, families.names()):
+        for model_type in family.hf.types if family.hf else ():
+            cells = cells_of(family, model_type)
+            missing += [(model_type, column) for column, (cell, needed) in cells.items() if cell == "missing" and needed]
+            lines.append(f"{model_type:<14}" + "  ".join(f"{cell:<{max(7, len(column))}}" for column, (cell, _) in cells.items()))
+            writing = {"text": "causal", "target": "seq2seq"}
+            assert family.body.generates is None or cells[writing[family.body.generates]][0] == "opens", model_type
     with capsys.disabled():
-        print(f"\n{'':<14}" + "  ".join(f"{kind:<7}" if len(kind) < 7 else kind for kind in TASK_CLASSES), *lines, sep="\n")
+        print(f"\n{'':<14}" + "  ".join(f"{column:<7}" for column in CLASSES), *lines, sep="\n")
     assert not missing and len(lines) >= 5
+
+
+def test_control_the_table_of_heads_is_checked() -> None:
+    """A family that lacks a class is caught; what an encoder-decoder's classes are is read by what it writes."""
+    gpt2 = families.find("gpt2")
+    assert gpt2.hf is not None
+
+    def without(*kinds: str) -> Family:
+        return replace(gpt2, hf=replace(gpt2.hf, heads={k: x for k, x in gpt2.hf.heads.items() if k not in {(kind,) for kind in kinds}}))  # type: ignore[union-attr]
+
+    assert cells_of(without("row"), "gpt2")["row"] == ("missing", True) and cells_of(gpt2, "gpt2")["row"] == ("opens", True)
+    assert cells_of(without("vocabulary"), "gpt2")["causal"][0] == "missing" and cells_of(gpt2, "gpt2")["causal"][0] == "opens"
+
+    class Pair(Body):
+        generates = "target"
+
+    hf = replace(gpt2.hf, types={"bart": "Bart"}, heads={("vocabulary",): ("ForConditionalGeneration", ())})
+    cells = cells_of(replace(gpt2, body=Pair, hf=hf), "bart")
+    found = {column: cell for column, (cell, _) in cells.items() if cell != "-"}
+    assert found == {"row": "missing", "span": "missing", "causal": "missing", "seq2seq": "opens"} and not cells["causal"][1]
+    with pytest.raises(AssertionError):
+        cells_of(replace(gpt2, hf=hf), "bart")  # a body that writes its own text is none of those

@@ -1,7 +1,7 @@
 """GPT-2: a causal decoder, pre-norm, with a norm after the last layer (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
 
-Unusual: the incumbent keeps its products transposed (in, out); the vocabulary head is the token table; the weights of both projections that feed a residual
-start smaller, by the square root of their number.
+Unusual: the incumbent keeps its products transposed (in, out); the vocabulary head is the token table, unless ``tied`` is false; the weights of both
+projections that feed a residual start smaller, by the square root of their number.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Gpt2Config:
     embedding_dropout: float = 0.1
     attention_dropout: float = 0.1
     token_dropout: float | None = None
+    tied: bool = True
     init_std: float = 0.02
 
 
@@ -69,6 +70,8 @@ class Gpt2(CausalDecoder):
         self.hidden_size, self.limits, self.tables = c.hidden_size, {"text": c.max_positions}, {"tokens": c.vocab_size}
         self.head_dropout = {"token": c.hidden_dropout if c.token_dropout is None else c.token_dropout}
         self.init_std, self.dropout = c.init_std, c.embedding_dropout
+        if not c.tied:
+            self.heads = {**self.heads, "vocabulary": HeadSpec(bias="")}  # type: ignore[misc]  # this body's own
         self.embeddings = Gpt2Embeddings(c)
         self.layers = nn.ModuleList(
             PreNormLayer(
@@ -126,13 +129,14 @@ FAMILY = Family(
             "embd_pdrop": "embedding_dropout",
             "attn_pdrop": "attention_dropout",
             "classifier_dropout": "token_dropout",
+            "tie_word_embeddings": "tied",
             "initializer_range": "init_std",
         },
         fixed={
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,
             "add_cross_attention": False,
-            "tie_word_embeddings": True,
+            "n_special": 0,
             "pruned_heads": {},
             "chunk_size_feed_forward": 0,
         },

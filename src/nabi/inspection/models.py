@@ -140,7 +140,7 @@ def _unused(folder: Path, model: Model) -> Iterator[Finding]:
     files = read_tensors(folder)
     family = model.origin.family
     prefix = family.hf.prefix if family.hf and any(name.startswith(family.hf.prefix) for name in files) else ""
-    ignored = checkpoint.name_table(family, model.task.heads, prefix).load(files).ignored
+    ignored = checkpoint.name_table(family, model.task.heads, prefix, model.body.heads).load(files).ignored
     if ignored:
         shown = "; ".join(f"{name} ({reason})" for name, reason in sorted(ignored.items())[:3]) + ("; ..." if len(ignored) > 3 else "")
         yield finding("info", "unused_tensors", f"{len(ignored)} of {len(files)} tensors are not used: {shown}.", "save the model with nabi to leave them out")
