@@ -43,6 +43,7 @@ class MarianConfig:
     activation_dropout: float = 0.0
     scale_embedding: bool = False
     first_id: int = 58100
+    pad_id: int | None = 58100  # nothing is padded here; without it the incumbent can't open a folder with a smaller vocabulary
     init_std: float = 0.02
 
 
@@ -68,8 +69,9 @@ class Marian(EncoderDecoder):
     def __init__(self, config: MarianConfig) -> None:
         super().__init__()
         c = config
-        if c.first_id >= c.vocab_size:
-            raise OptionError("the decoder's first token is not in the vocabulary", value=c.first_id, expected=f"0 to {c.vocab_size - 1}", fix="set first_id")
+        if max(c.first_id, c.pad_id or 0) >= c.vocab_size:
+            fix = "set first_id and pad_id, which are one number in Marian"
+            raise OptionError("a special token is not in the vocabulary", value=(c.first_id, c.pad_id), expected=f"0 to {c.vocab_size - 1}", fix=fix)
         if c.decoder_vocab_size not in (None, c.vocab_size):
             raise OptionError("the two vocabularies differ in size, but share one table", value=c.decoder_vocab_size, expected=str(c.vocab_size))
         self.hidden_size, self.limits, self.tables = c.hidden_size, dict.fromkeys(self.needs, c.max_positions), {"tokens": c.vocab_size}
@@ -116,7 +118,7 @@ FAMILY = Family(
     body=Marian,
     paper="Junczys-Dowmunt et al. 2018, arXiv:1804.00344",
     sizes={
-        "tiny": MarianConfig(99, 32, 2, 2, 4, 4, 64, 48, 64, activation="swish", scale_embedding=True, first_id=0),
+        "tiny": MarianConfig(99, 32, 2, 2, 4, 4, 64, 48, 64, activation="swish", scale_embedding=True, first_id=0, pad_id=0),
         "base": MarianConfig(58101, 512, 6, 6, 8, 8, 2048, 2048, 512, activation="swish", scale_embedding=True),
     },
     hf=HF(
@@ -138,6 +140,7 @@ FAMILY = Family(
             "activation_dropout": "activation_dropout",
             "scale_embedding": "scale_embedding",
             "decoder_start_token_id": "first_id",
+            "pad_token_id": "pad_id",
             "init_std": "init_std",
         },
         fixed={
