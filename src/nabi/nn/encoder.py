@@ -26,6 +26,7 @@ class PostNormLayer(nn.Module):
         dropout: on the result of the feed-forward.
         attention_dropout: on the attention weights.
         output_dropout: on the result of the attention; ``dropout`` if None.
+        inner_dropout: inside the feed-forward, after the activation; none if None.
         pattern: who may see whom.
     """
 
@@ -40,13 +41,14 @@ class PostNormLayer(nn.Module):
         dropout: float,
         attention_dropout: float,
         output_dropout: float | None = None,
+        inner_dropout: float | None = None,
         pattern: Pattern | None = None,
     ) -> None:
         super().__init__()
         on_output = dropout if output_dropout is None else output_dropout
         self.attention = Attention(hidden_size, num_heads, pattern=pattern, dropout=on_output, attention_dropout=attention_dropout)
         self.attention_norm = LayerNorm(hidden_size, norm_eps)
-        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout)
+        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout, inner_dropout)
         self.norm = LayerNorm(hidden_size, norm_eps)
 
     def forward(self, x: Tensor, layout: Layout, keep: Tensor | None = None, cache: Any = None) -> Tensor:

@@ -33,10 +33,20 @@ class PostNormDecoderLayer(PostNormLayer):
         norm_eps: of the three norms.
         dropout: on the three results, before the residual is added.
         attention_dropout: on the attention weights.
+        inner_dropout: inside the feed-forward, after the activation; none if None.
     """
 
     def __init__(
-        self, hidden_size: int, num_heads: int, intermediate_size: int, *, activation: str, norm_eps: float, dropout: float, attention_dropout: float
+        self,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        *,
+        activation: str,
+        norm_eps: float,
+        dropout: float,
+        attention_dropout: float,
+        inner_dropout: float | None = None,
     ) -> None:
         super().__init__(
             hidden_size,
@@ -46,6 +56,7 @@ class PostNormDecoderLayer(PostNormLayer):
             norm_eps=norm_eps,
             dropout=dropout,
             attention_dropout=attention_dropout,
+            inner_dropout=inner_dropout,
             pattern=Pattern(causal=True),
         )
         self.cross = CrossAttention(hidden_size, num_heads, dropout=dropout, attention_dropout=attention_dropout)
@@ -162,6 +173,43 @@ class EncoderDecoder(Body):
 
     def groups(self) -> list[nn.Module]:
         raise NotImplementedError
+
+
+def post_norm_stacks(
+    hidden_size: int,
+    encoder: tuple[int, int, int],
+    decoder: tuple[int, int, int],
+    *,
+    activation: str,
+    norm_eps: float,
+    dropout: float,
+    attention_dropout: float,
+    inner_dropout: float | None = None,
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """An encoder's and a decoder's layers, post-norm.
+
+    Args:
+        hidden_size: W.
+        encoder, decoder: of each stack the number of layers, of heads, and the inner size of the feed-forward.
+        activation, norm_eps, dropout, attention_dropout, inner_dropout: as of :class:`PostNormDecoderLayer`, the same in both.
+    """
+
+    def stack(layer: type[PostNormLayer | PostNormDecoderLayer], count: int, heads: int, inner: int) -> nn.ModuleList:
+        return nn.ModuleList(
+            layer(
+                hidden_size,
+                heads,
+                inner,
+                activation=activation,
+                norm_eps=norm_eps,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                inner_dropout=inner_dropout,
+            )
+            for _ in range(count)
+        )
+
+    return stack(PostNormLayer, *encoder), stack(PostNormDecoderLayer, *decoder)
 
 
 def _of(layers: nn.ModuleList) -> Iterable[Any]:

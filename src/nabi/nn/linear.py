@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nabi.errors import unknown
 from nabi.nn import fast
+from nabi.nn.dropout import dropout as drop
 from nabi.nn.dropout import dropout_add
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -132,16 +133,20 @@ class FeedForward(nn.Module):
         hidden_size, intermediate_size: W and the inner size.
         act: name of the activation.
         dropout: on the result, before the residual is added.
+        inner_dropout: between the activation and the second layer; none if None.
     """
 
-    def __init__(self, hidden_size: int, intermediate_size: int, act: str, dropout: float) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, act: str, dropout: float, inner_dropout: float | None = None) -> None:
         super().__init__()
         self.up, self.down = Linear(hidden_size, intermediate_size), Linear(intermediate_size, hidden_size)
         self.act, self.gelu, self.dropout = activation(act), act == "gelu", dropout
+        self.inner_dropout = inner_dropout
 
     def forward(self, x: Tensor, add: Tensor) -> Tensor:
         """(T, W), residual (T, W) -> (T, W)."""
         inner = self.up(x, gelu=True) if self.gelu else self.act(self.up(x))
+        if self.inner_dropout is not None:
+            inner = drop(inner, self.inner_dropout, self.training)
         return residual(self.down, inner, add, self.dropout if self.training else 0.0)
 
 
