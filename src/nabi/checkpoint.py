@@ -119,7 +119,7 @@ def load_body(
     """
     _add(plugins)
     found = _Folder(resolve(model, revision))
-    body = found.body()
+    body = found.body(())
     place(body, {n.removeprefix("body."): x for n, x in found.tensors(()).items() if n.startswith("body.")}, dtype=torch.float32, device=device)
     return body.eval()
 
@@ -150,7 +150,7 @@ def create(
 
     _check_device(device)
     folder = resolve(tokenizer, weights=False)
-    config = replace(config, vocab_size=Tokenizer.load(folder).rows)
+    config = kind.body.cut(replace(config, vocab_size=Tokenizer.load(folder).rows), tasks.find(task).heads)
     with torch.device(device):
         body = families.build(kind, config)
         inputs = Inputs.load(folder, limit=body.limits.get("text", UNLIMITED), vocab_size=config.vocab_size)
@@ -257,6 +257,7 @@ class _Folder:
         self.ours = _read(_Ours, found, str(ours))
         self._tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
         self._tied: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._outlines: dict[tuple[str, ...], Body] = {}
         model_type = self.config.get("model_type")
         name = self.ours.family or families.of_type(str(model_type))
         if "auto_map" in self.config:
@@ -273,7 +274,8 @@ class _Folder:
                 fix=f"if you have its file, give it as --plugin {name or model_type}.py",
             )
         self.family_name, self.family = str(name), families.find(str(name))
-        self.sizes = families.config_from(self.family, self.config, str(path / "config.json"))
+        stated = self.family.hf.stated(self.config, self.files) if self.family.hf else self.config
+        self.sizes = families.config_from(self.family, stated, str(path / "config.json"))
 
     def task(self) -> type[Task]:
         """The task that the folder says it is for."""
@@ -301,8 +303,8 @@ class _Folder:
         """The task's settings, from nabi.json or from the incumbent's config."""
         if self.ours.task == task.name:
             return _read(task.Settings, self.ours.settings, str(self.path / "nabi.json"))
-        tensors = self.tensors(task.heads)
-        names = {kind: f"body.{spec.tied_to}.weight" if (spec := self.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in task.heads}
+        tensors, body = self.tensors(task.heads), self.outline(task.heads)
+        names = {kind: f"body.{spec.tied_to}.weight" if (spec := body.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in task.heads}
         sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors}
         if set(sizes) != set(task.heads):
             raise self._headless(task)
@@ -314,11 +316,6 @@ class _Folder:
         path = self.path / "generation_config.json"
         return dict(read_file(path, CheckpointError)) if path.is_file() else {}
 
-    @functools.cached_property
-    def heads(self) -> Mapping[str, HeadSpec]:
-        """How each head kind looks in the body of this config."""
-        return self.body().heads
-
     def _headless(self, task: type[Task]) -> MissingHeadError:
         return MissingHeadError(
             f"the checkpoint has no head for {task.name}",
@@ -327,26 +324,33 @@ class _Folder:
             fix=f"train one: nabi train --task {task.name} --base {self.path} --data FILE --out DIR",
         )
 
-    def body(self) -> Body:
-        """The body of the config, without weights; refused if it asks for more than the files' tensors can fill."""
+    def outline(self, kinds: Sequence[str]) -> Body:
+        """The body for these heads, built once, to be asked how it looks."""
+        if tuple(kinds) not in self._outlines:
+            self._outlines[tuple(kinds)] = self.body(kinds)
+        return self._outlines[tuple(kinds)]
+
+    def body(self, kinds: Sequence[str]) -> Body:
+        """The config's body for these heads, without weights; refused if it asks for more than the files' tensors can fill."""
         where = str(self.path / "config.json")
         try:
             with torch.device("meta"), filled_by(len(self.files), where):
-                return families.build(self.family, self.sizes)
+                return families.build(self.family, self.family.body.cut(self.sizes, kinds))
         except (OptionError, ArithmeticError, RuntimeError, TypeError, ValueError) as problem:  # the latter: sizes that torch can't multiply
             reason = str(problem).partition("\n")[0].rstrip(".")
             raise CheckpointError(f"{where} can't be used: {reason}", fix="it was edited, or is of another family") from None
 
     def model(self, task: type[Task], settings: Any, device: str, seed: int | None) -> Model:
         """The model, its tensors mapped from the files; heads are filled from ``seed`` where the folder has none, or refused if it is None."""
-        tensors, notes, body = self.tensors(task.heads), [], self.body()
+        tensors, notes, body = self.tensors(task.heads), [], self.body(task.heads)
         limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
         inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
         settings = task.completed(settings, self.config, self.generation, inputs)
         with torch.device("meta"):
             built = task(settings)
             built.build(body)
-        origin = Origin(self.family_name, self.family, self.sizes, self.config, golden=to_dict(self.ours.golden), tied=self._tied[tuple(task.heads)])
+        sizes = self.family.body.cut(self.sizes, task.heads)
+        origin = Origin(self.family_name, self.family, sizes, self.config, golden=to_dict(self.ours.golden), tied=self._tied[tuple(task.heads)])
         model = Model(body, built, inputs, origin)
         wanted = dict(model.state_dict())
         fresh = self._fresh(wanted, tensors, settings, task) if seed is not None else []
@@ -391,8 +395,9 @@ class _Folder:
             return dict(self._tensors[tuple(kinds)])
         hf = self.family.hf
         prefix = hf.prefix if hf and any(name.startswith(hf.prefix) for name in self.files) else ""
+        body = self.outline(kinds)
         try:
-            loaded = name_table(self.family, kinds, prefix, self.heads).load(self.files)
+            loaded = name_table(self.family, kinds, prefix, body.heads).load(self.files)
         except CheckpointError as problem:
             raise CheckpointError(f"{self.path}: {problem}".rstrip("."), fix="the folder is incomplete or of another family; fetch it again") from None
         if loaded.unknown:
@@ -403,8 +408,10 @@ class _Folder:
                 expected="only tensors that the family knows",
                 fix="the checkpoint is of another family, or has parts that nabi would leave out in silence",
             )
-        self._tensors[tuple(kinds)], self._tied[tuple(kinds)] = loaded.tensors, loaded.tied
-        return dict(loaded.tensors)
+        unread = tuple(f"body.{path}." for path in body.without)
+        self._tensors[tuple(kinds)] = {name: x for name, x in loaded.tensors.items() if not name.startswith(unread)}
+        self._tied[tuple(kinds)] = loaded.tied
+        return dict(self._tensors[tuple(kinds)])
 
 
 def _read(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:

@@ -291,7 +291,8 @@ def _settings(kind: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
 def _set_dropout(model: Model, plan: Plan) -> None:
     """Put the plan's dropout in place of the model's own, in every leaf that has one."""
     for module in model.modules():
-        for name, value in (("dropout", plan.hidden_dropout), ("inner_dropout", plan.hidden_dropout), ("attention_dropout", plan.attention_dropout)):
+        own = (("dropout", plan.hidden_dropout), ("inner_dropout", plan.hidden_dropout), ("attention_dropout", plan.attention_dropout))
+        for name, value in own:
             if value is not None and isinstance(getattr(module, name, None), float):
                 setattr(module, name, value)
     if plan.head_dropout is not None:

@@ -17,7 +17,7 @@ from nabi import checkpoint, families, tasks
 from nabi.batch import Batch, Row, batch_of
 from nabi.model import Model
 from nabi.nn.body import Body
-from nabi.nn.linear import LayerNorm
+from nabi.nn.linear import LayerNorm, RMSNorm
 from nabi.tasks import Task
 
 FAMILIES = families.names()
@@ -53,7 +53,7 @@ def body_of(family: str, seed: int = 0) -> Body:
 def randomised(module: Any, seed: int = 0) -> Any:
     """Fill every parameter from N(0, STD), a norm's weight around 1."""
     generator = torch.Generator().manual_seed(seed)
-    norms = {id(m.weight) for m in module.modules() if isinstance(m, LayerNorm | torch.nn.LayerNorm)}
+    norms = {id(m.weight) for m in module.modules() if isinstance(m, LayerNorm | RMSNorm | torch.nn.LayerNorm)}
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * STD + (id(parameter) in norms))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from nabi import plugins
 from nabi.config import convert, to_dict
@@ -34,6 +36,7 @@ _HARMLESS = frozenset(
         "reorder_and_upcast_attn", "predict_special_tokens", "afn", "remove_invalid_values", "suppress_tokens", "begin_suppress_tokens",
         "encoder_no_repeat_ngram_size", "diversity_penalty", "num_beam_groups", "typical_p", "output_scores", "return_dict_in_generate",
         "cross_attention_hidden_size", "tf_legacy_loss", "use_bfloat16", "is_decoder", "exponential_decay_length_penalty",
+        "n_positions", "dense_act_fn", "is_gated_act",
     }
 )
 
@@ -55,6 +58,7 @@ class HF:
         task: the task that a checkpoint with a vocabulary head is for, where its class leaves it open.
         legacy: old suffix -> new, for loading only.
         ignore: pattern -> reason, tensors that carry nothing.
+        stated: (config.json, their tensors) -> config.json with what its version left to the model type or to the tensors.
     """
 
     types: Mapping[str, str]
@@ -68,6 +72,7 @@ class HF:
     task: str | None = None
     legacy: Mapping[str, str] = field(default_factory=dict)
     ignore: Mapping[str, str] = field(default_factory=dict)
+    stated: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Mapping[str, Any]] = lambda config, tensors: config
 
     def kinds(self, architecture: str) -> tuple[str, ...] | None:
         """The head kinds of one of the incumbent's classes, such as BertForSequenceClassification; None if it is none of this family's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -34,6 +34,7 @@ class Body(nn.Module):
         tables: stream -> the vectors of its embedding: a row may hold no number from there on.
         head_dropout: head kind -> dropout before its output layer; none if it is missing.
         init_std: of the heads' initial weights.
+        without: paths of what a whole body of this family has and this one was built without.
     """
 
     needs: ClassVar[Mapping[str, frozenset[str]]]
@@ -46,6 +47,12 @@ class Body(nn.Module):
     tables: Mapping[str, int] = {}
     head_dropout: Mapping[str, float] = {}
     init_std: float = 0.02
+    without: tuple[str, ...] = ()
+
+    @classmethod
+    def cut(cls, config: Any, kinds: Collection[str]) -> Any:
+        """The configuration of a body for these heads, less what none of them reads (T5 tags by its encoder alone); no heads: all of it."""
+        return config
 
     def begin(self, batch: Batch, reserve: int) -> Cache:
         """Run what is run once (an encoder) and make the cache: a slot of ``reserve`` tokens for each row.

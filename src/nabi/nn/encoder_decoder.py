@@ -101,8 +101,13 @@ class EncoderDecoder(Body):
         """What comes after the last layer: (T, W) -> (T, W)."""
         return x
 
+    @property
+    def whole(self) -> bool:
+        """Whether there is a decoder; a body that is cut for heads which read the text has none."""
+        return "decoder" not in self.without
+
     def embed(self, batch: Batch) -> dict[str, Packed]:
-        parts = {"text": batch.parts["text"], "target": self._target(batch)}
+        parts = {"text": batch.parts["text"], "target": self._target(batch)} if self.whole else {"text": batch.parts["text"]}
         return {role: Packed(self.embed_part(part, role), part.layout) for role, part in parts.items()}
 
     def encode(self, batch: Batch, embedded: Mapping[str, Packed] | None = None) -> Packed:
@@ -115,6 +120,8 @@ class EncoderDecoder(Body):
         return Packed(self.finish(x, "text"), part.layout)
 
     def begin(self, batch: Batch, reserve: int) -> Cache:
+        if not self.whole:
+            return super().begin(batch, reserve)
         memory = self.encode(batch)
         assert memory.layout is not None
         cross = Slots(len(self.decoder), len(memory.layout), memory.layout.longest, shared=True)
@@ -140,7 +147,8 @@ class EncoderDecoder(Body):
         embedded: Mapping[str, Packed] | None = None,
         keep: Mapping[str, Tensor | None] | None = None,
     ) -> dict[str, Packed]:
-        wanted: Mapping[str, Tensor | None] = ({"text": None, "target": None} if cache is None else {"target": None}) if keep is None else keep
+        every = [role for role in ("text", "target") if self.whole or role == "text"] if cache is None else ["target"]
+        wanted: Mapping[str, Tensor | None] = dict.fromkeys(every) if keep is None else keep
         hidden: dict[str, Packed] = {}
         memory = self.encode(batch, embedded) if cache is None else None
         if memory is not None and "text" in wanted:

@@ -1,4 +1,4 @@
-"""The leaves that hold weights: Linear, LayerNorm, Embedding, FeedForward. Unusual: a residual is an argument, so that a prepared copy can fuse it."""
+"""The leaves that hold weights: Linear, LayerNorm, RMSNorm, Embedding, FeedForward. Unusual: a residual is an argument, so that a prepared copy can fuse it."""
 
 from __future__ import annotations
 
@@ -93,6 +93,21 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps)
 
 
+class RMSNorm(nn.Module):
+    """Division by the root mean square, without a bias (Zhang and Sennrich 2019), in float32 at least."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.empty(size)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size)."""
+        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
 class Embedding(nn.Module):
     """A table of vectors: (T,) numbers -> (T, W).
 
@@ -134,17 +149,44 @@ class FeedForward(nn.Module):
         act: name of the activation.
         dropout: on the result, before the residual is added.
         inner_dropout: between the activation and the second layer; none if None.
+        bias: whether the layers have one.
     """
 
-    def __init__(self, hidden_size: int, intermediate_size: int, act: str, dropout: float, inner_dropout: float | None = None) -> None:
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, act: str, dropout: float, inner_dropout: float | None = None, *, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.up, self.down = Linear(hidden_size, intermediate_size), Linear(intermediate_size, hidden_size)
+        self.up, self.down = Linear(hidden_size, intermediate_size, bias=bias), Linear(intermediate_size, hidden_size, bias=bias)
         self.act, self.gelu, self.dropout = activation(act), act == "gelu", dropout
         self.inner_dropout = inner_dropout
 
     def forward(self, x: Tensor, add: Tensor) -> Tensor:
         """(T, W), residual (T, W) -> (T, W)."""
         inner = self.up(x, gelu=True) if self.gelu else self.act(self.up(x))
+        if self.inner_dropout is not None:
+            inner = drop(inner, self.inner_dropout, self.training)
+        return residual(self.down, inner, add, self.dropout if self.training else 0.0)
+
+
+class GatedFeedForward(nn.Module):
+    """``down(act(gate(x)) * up(x))`` without biases (Shazeer 2020, section 2), plus the residual; gate and up are one product.
+
+    Args:
+        hidden_size, intermediate_size: W and the inner size.
+        act: name of the activation.
+        dropout: on the result, before the residual is added.
+        inner_dropout: before the last layer; none if None.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, act: str, dropout: float, inner_dropout: float | None = None) -> None:
+        super().__init__()
+        self.gate_up, self.down = Linear(hidden_size, 2 * intermediate_size, bias=False), Linear(intermediate_size, hidden_size, bias=False)
+        self.act, self.dropout, self.inner_dropout = activation(act), dropout, inner_dropout
+
+    def forward(self, x: Tensor, add: Tensor) -> Tensor:
+        """(T, W), residual (T, W) -> (T, W)."""
+        gate, up = self.gate_up(x).chunk(2, -1)
+        inner = self.act(gate) * up
         if self.inner_dropout is not None:
             inner = drop(inner, self.inner_dropout, self.training)
         return residual(self.down, inner, add, self.dropout if self.training else 0.0)
@@ -165,9 +207,10 @@ def normal_(module: nn.Module, std: float, generator: torch.Generator) -> None:
             nn.init.normal_(leaf.weight, 0.0, std, generator=generator)
             if isinstance(leaf, Linear) and leaf.bias is not None:
                 nn.init.zeros_(leaf.bias)
-        elif isinstance(leaf, LayerNorm):
+        elif isinstance(leaf, LayerNorm | RMSNorm):
             nn.init.ones_(leaf.weight)
-            nn.init.zeros_(leaf.bias)
+            if isinstance(leaf, LayerNorm):
+                nn.init.zeros_(leaf.bias)
 
 
 def uniform_(linear: Linear, generator: torch.Generator) -> None:
