@@ -16,6 +16,7 @@ import nabi
 from nabi import Plan, checkpoint, evaluate, fit
 from nabi.data import read_table
 from nabi.errors import DataError, NabiError, OptionError
+from nabi.nn.linear import FeedForward
 from nabi.tasks.text_classification import ClassificationOptions, ClassificationSettings
 from nabi.training.progress import Progress
 from training.small import SIZE, model, rows, same, vocabulary, weights
@@ -95,6 +96,15 @@ def test_dropout_of_the_plan_is_the_models(tokenizer: Path) -> None:
         name: getattr(m, name) for m in layer.modules() for name in ("dropout", "attention_dropout") if isinstance(getattr(m, name, None), float)
     }
     assert found == {"dropout": 0.25, "attention_dropout": 0.35} and fitted.model.body.dropout == 0.25 and head.dropout == 0.45
+
+
+def test_dropout_of_the_plan_is_also_that_inside_the_feed_forward(tokenizer: Path) -> None:
+    """Where a family has it, as BART does by its config; it appears nowhere else."""
+    tiny = dataclasses.asdict(nabi.families.find("bart").sizes["tiny"])
+    for family, size, wanted in (("bart", {**tiny, "activation_dropout": 0.1}, 0.25), ("bart", tiny, None), ("bert", "tiny", None)):
+        fitted, _ = run(tokenizer, family=family, size=size, plan=dataclasses.replace(PLAN, hidden_dropout=0.25))
+        leaves = [m for m in fitted.model.body.modules() if isinstance(m, FeedForward)]
+        assert leaves and {m.inner_dropout for m in leaves} == {wanted}
 
 
 @pytest.mark.parametrize(

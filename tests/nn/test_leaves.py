@@ -192,6 +192,22 @@ def test_feed_forward(name):
     assert torch.allclose(dropped[kept], (2 * (want - add)).float()[kept], rtol=1e-3, atol=1e-4)
 
 
+def test_feed_forward_drops_inside():
+    """After the activation, in training only: the second layer sees zeros and doubled values, whose mean is what it sees without."""
+    layer, x, add = filled(FeedForward(8, 20, "relu", 0.0, 0.5)).eval(), torch.randn(6, 8), torch.randn(6, 8)
+    want, seen = layer(x, add), []
+    hook = layer.down.register_forward_pre_hook(lambda m, args: seen.append(args[0].detach()))
+    layer(x, add)
+    layer.train()
+    torch.manual_seed(0)
+    mean = torch.stack([layer(x, add) for _ in range(2000)]).mean(0)
+    hook.remove()
+    inner, dropped = seen[0], seen[1]
+    gone = (dropped == 0) & (inner != 0)
+    assert 0.2 < gone.float().mean() / (inner != 0).float().mean() < 0.8 and torch.allclose(dropped[~gone], 2 * inner[~gone])
+    assert relative(mean, want) < 0.1 < relative(layer(x, add), want)
+
+
 def test_residual_without_dropout_is_left_to_the_layer():
     layer, x, add = filled(Linear(4, 4)), torch.randn(3, 4), torch.randn(3, 4)
     assert torch.equal(residual(layer, x, add, 0.0), layer(x, add))
