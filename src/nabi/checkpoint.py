@@ -150,11 +150,12 @@ def create(
 
     _check_device(device)
     folder = resolve(tokenizer, weights=False)
-    config = kind.body.cut(replace(config, vocab_size=Tokenizer.load(folder).rows), tasks.find(task).heads)
+    words = Tokenizer.load(folder)
+    built = tasks.find(task)(tasks.find(task).completed(settings, {}, {}, words))
+    config = kind.body.cut(families.agreed(kind, replace(config, vocab_size=words.rows), built.to_hf()), built.heads)
     with torch.device(device):
         body = families.build(kind, config)
         inputs = Inputs.load(folder, limit=body.limits.get("text", UNLIMITED), vocab_size=config.vocab_size)
-        built = tasks.find(task)(tasks.find(task).completed(settings, {}, {}, inputs))
         built.build(body)
     generator = torch.Generator(device).manual_seed(seed)
     body.initialise(generator)
@@ -345,7 +346,7 @@ class _Folder:
         tensors, notes, body = self.tensors(task.heads), [], self.body(task.heads)
         limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
         inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
-        settings = task.completed(settings, self.config, self.generation, inputs)
+        settings = task.completed(settings, self.config, self.generation, inputs.tokenizer)
         with torch.device("meta"):
             built = task(settings)
             built.build(body)

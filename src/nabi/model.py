@@ -188,7 +188,11 @@ class Model(nn.Module):
 
     def run(self) -> Run:
         """The body as a task sees it."""
-        return Run(self.body, self.inputs.tokenizer.target.decode)
+        return Run(self.body, self.text_of)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text of token ids that this model wrote."""
+        return self.inputs.tokenizer.target.decode(tokens)
 
     def predict(self, examples: Any, **options: Any) -> Any:
         """Answers for one example or a list of them; keyword arguments are the task's options.

@@ -251,9 +251,9 @@ def test_impossible_arguments_are_refused_before_the_model_runs(settings: Settin
         ([], {}, "the prompt is empty"),
         ([1, 30], {}, "unknown tokens.*ids from 0 to 29"),
         ([-1], {}, "unknown tokens"),
-        ([1] * 20, {}, "leaves no room"),
+        ([1] * 20, {"room": 20}, "leaves no room"),
         ([1] * 5, {"room": 5}, "the 5 positions"),
-        ([1] * 20, {"drawn": [19]}, "is complete"),
+        ([1] * 21, {"drawn": [20]}, "is complete"),
     ],
 )
 def test_impossible_prompts_are_refused_before_the_model_runs(prompt: list[int], options: dict[str, Any], message: str) -> None:

@@ -161,6 +161,12 @@ def config_from(family: Family, data: Mapping[str, Any], where: str) -> Any:
     return family.config(**values)
 
 
+def agreed(family: Family, config: Any, stated: Mapping[str, Any]) -> Any:
+    """The configuration with what these keys of config.json state about it, such as the token that a decoder reads first."""
+    theirs = family.hf.fields if family.hf else {}
+    return dataclasses.replace(config, **{name: stated[key] for key, name in theirs.items() if key in stated})
+
+
 def config_to(family: Family, config: Any) -> dict[str, Any]:
     """The config.json keys of a configuration, the fixed ones included."""
     ours = to_dict(config)

@@ -74,12 +74,17 @@ class Linear(nn.Module):
         Raises:
             OptionError: an unknown precision.
         """
-        if precision not in PRECISIONS:
-            raise unknown("precision", precision, PRECISIONS)
-        return fast.PreparedLinear(self.weight, self.bias, PRECISIONS[precision])
+        return _packed(self.weight, self.bias, precision)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]} -> {self.weight.shape[0]}"
+
+
+def _packed(weight: Tensor, bias: Tensor | None, precision: str) -> fast.PreparedLinear:
+    """A linear layer packed in a precision that is known."""
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    return fast.PreparedLinear(weight, bias, PRECISIONS[precision])
 
 
 class LayerNorm(nn.LayerNorm):
@@ -131,10 +136,13 @@ class Embedding(nn.Module):
         return y
 
     def prepared(self, precision: str) -> Embedding:
-        """A copy that shares the table and holds it once more, packed for :meth:`scores` in this precision."""
+        """A copy that shares the table and holds it once more, packed for :meth:`scores` in this precision.
+
+        Raises:
+            OptionError: an unknown precision.
+        """
         made = Embedding(0, 0)
-        made.weight, made.scored = self.weight, True
-        made._packed = (fast.PreparedLinear(self.weight, None, PRECISIONS[precision]),)
+        made.weight, made.scored, made._packed = self.weight, True, (_packed(self.weight, None, precision),)
         return made
 
     def extra_repr(self) -> str:

@@ -20,6 +20,7 @@ from nabi.errors import OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
+from nabi.text import Tokenizer
 
 Example = Mapping[str, Any]
 Use = Literal["train", "evaluate", "predict"]
@@ -112,12 +113,12 @@ class Task(nn.Module):
         return cls.Settings()
 
     @classmethod
-    def completed(cls, settings: Any, config: Mapping[str, Any], generation: Mapping[str, Any], inputs: Inputs) -> Any:
+    def completed(cls, settings: Any, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Any:
         """These settings, and what the model says where they are silent.
 
         Args:
             config, generation: the model's config.json and generation_config.json; empty for a model from scratch.
-            inputs: its tokenizer.
+            tokenizer: its tokenizer.
         """
         return settings
 

@@ -18,11 +18,11 @@ from nabi import decoding
 from nabi.batch import FILLER, Batch, Cache, Row, Target, batch_of
 from nabi.decoding import Branches, Event, Generated
 from nabi.errors import OptionError
-from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
 from nabi.nn.losses import linear_cross_entropy, token_nats
 from nabi.tasks import Example, Task
+from nabi.text import Tokenizer
 
 IGNORED = -100  # a place of a target that is not predicted
 # what decoders leave before marks and English endings (v4's clean_up_tokenization)
@@ -139,10 +139,9 @@ class Generating(Task):
         return cls.Settings(decoding=decoding.Settings.from_hf(generation or None, config, cls.hf_task), prefix=prefix)
 
     @classmethod
-    def completed(cls, settings: Any, config: Mapping[str, Any], generation: Mapping[str, Any], inputs: Inputs) -> Any:
+    def completed(cls, settings: Any, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Any:
         own = cls.from_hf(config, {}, generation)
         found = settings.decoding or own.decoding
-        tokenizer = inputs.tokenizer
         end = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id  # BERT's tokenizers end a text with their separator
         special = {"eos_token_id": () if end is None else (end,), "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
         starts = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id)

@@ -174,7 +174,8 @@ def _check_link(folder: Path, path: Path) -> None:
     target = path.resolve()
     if not any(target.is_relative_to(home) for home in _homes(folder)):
         fix = "put the file itself into the folder"
-        raise CheckpointError(f"{shortened(path.name)} is a link that leaves its folder", value=f"{path} -> {target}", fix=fix)
+        expected = f"a file, not {shortened(str(target))}"
+        raise CheckpointError(f"{shortened(path.name)} is a link that leaves its folder", value=str(path), expected=expected, fix=fix)
 
 
 def _homes(folder: Path) -> list[Path]:
