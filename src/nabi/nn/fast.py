@@ -85,6 +85,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     plain = torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
     if plain or torch.is_autocast_enabled("cpu") or not prefers_onednn() or type(weight) not in (Tensor, torch.nn.Parameter):
         return F.linear(x, weight, bias)
+    if not torch.is_grad_enabled():
+        # one row is read at the speed of memory either way, and oneDNN's setting up costs more than a small product
+        return F.linear(x, weight, bias) if x.numel() == x.shape[-1] else in_onednn(F.linear, x, weight, bias)
     return _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
 
 
