@@ -60,6 +60,21 @@ def test_reading_maps_and_loading_keeps_the_map(tmp_path):
     assert any(a <= loaded.tensors["ours"].data_ptr() < b for a, b in starts)
 
 
+def test_tensors_are_read_joined_into_memory_of_their_own(tmp_path):
+    parts = {f"q{i}": torch.randn(300, 70, generator=torch.Generator().manual_seed(i)).to(torch.bfloat16) for i in range(3)}
+    others = {"longer": torch.zeros(300, 71), "whole numbers": torch.zeros(300, 70, dtype=torch.int64), "one": torch.zeros(())}
+    save_file(parts | others, tmp_path / "model.safetensors")
+    files = read_tensors(tmp_path)
+    joined = files.joined(list(parts))
+    assert joined is not None and torch.equal(joined, torch.cat(list(parts.values()))) and not torch.equal(joined, torch.cat([parts["q0"]] * 3))
+    joined.zero_()
+    assert all(torch.equal(files[name], x) for name, x in parts.items())  # nobody else's memory
+    assert files.joined(["q0", "longer"]) is None and files.joined(["whole numbers"] * 2) is None and files.joined(["one"]) is None
+    os.truncate(tmp_path / "model.safetensors", 20_000)
+    with pytest.raises(CheckpointError, match=r"tensor 'q\d' can't be read \(the file ends early\)"):
+        files.joined(list(parts))
+
+
 def test_training_mapped_parameters_never_changes_the_file(tmp_path):
     torch.manual_seed(0)
     write_tensors(tmp_path, torch.nn.Linear(300, 200).state_dict())

@@ -20,6 +20,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +30,14 @@ from nabi.errors import CheckpointError, OptionError, UserError, shortened
 
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 _WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+
+
+@runtime_checkable
+class Joins(Protocol):
+    """A checkpoint that can read several tensors into one without making each first."""
+
+    def joined(self, names: Sequence[str]) -> Tensor | None:
+        """The tensors (A, ...) one behind the other, (sum of A, ...); None where that can't be done."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +290,9 @@ def _converted(found: _Found, state: Mapping[str, Tensor], loading: bool, proble
         if len(names) < len(source):
             gone = ", ".join(f"'{_fill(name, numbers)}'" for i, name in enumerate(source) if i not in names)
             problems.append(f"{', '.join(map(shortened, names.values()))} came without {gone}")
+            continue
+        if loading and len(source) > 1 and isinstance(state, Joins) and (whole := state.joined([names[i] for i in range(len(source))])) is not None:
+            tensors[_fill(target[0], numbers)] = whole  # only entries of one tensor of ours join
             continue
         values = [state[names[i]] for i in range(len(source))]
         try:
