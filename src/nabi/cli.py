@@ -6,7 +6,6 @@ everything else goes to standard error. Unusual: this file imports nothing heavy
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -18,7 +17,8 @@ from typing import Any, NoReturn
 import click
 
 from nabi import __version__
-from nabi.errors import InputError, NabiError, OptionError, StorageError, nearest, unknown
+from nabi.errors import InputError, NabiError, OptionError, nearest, unknown
+from nabi.files import whole
 
 _plugin = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file with a family or a task of your own.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
@@ -384,20 +384,10 @@ def _stdin_lines() -> Iterator[str]:
 
 
 def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    """Write a file under another name, then rename it, so that a failed call leaves nothing half-written."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as problem:
-        raise StorageError(f"{path} could not be written: {problem}") from problem
-    finally:
-        with contextlib.suppress(OSError):  # most often it is not there any more
-            draft.unlink()
+    """Write a file, a line each; a call that fails leaves nothing half-written."""
+    with whole(path) as draft, draft.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line + "\n")
 
 
 def _print_json(value: Any) -> None:

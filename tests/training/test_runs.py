@@ -348,7 +348,7 @@ def test_a_file_size_limit(tokenizer: Path, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
     done = subprocess.run([sys.executable, "-m", "nabi", *args], capture_output=True, text=True, cwd=tmp_path, preexec_fn=limit, env=environment())
-    assert done.returncode == 1 and "error: could not write" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 1 and "could not be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == []
 
 

@@ -362,7 +362,7 @@ def test_write_tensors(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("nabi.weights.files.save_file", full)
-    with pytest.raises(StorageError, match=r"model.safetensors \(48 bytes\).*No space"):
+    with pytest.raises(StorageError, match=r"model.safetensors could not be written \(48 bytes\): .*No space"):
         write_tensors(tmp_path, {"x": base})
     assert file_sha256(tmp_path / "model.safetensors") == before and os.listdir(tmp_path) == ["model.safetensors"]
     with pytest.raises(StorageError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 
 import jinja2
 
-from nabi.errors import StorageError
 from nabi.evaluation import svg
+from nabi.files import whole
 from nabi.metrics.sections import Bars, Block, Code, Lines, Matrix, Scatter, Section, Table
 
 TEXT = 320  # characters of a row's text that are shown
@@ -67,14 +66,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         StorageError: it could not be written.
     """
-    draft = path.with_name(f".{path.name}.new")
-    try:
+    with whole(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="replace")
-        draft.replace(path)
-    except OSError as problem:
-        with contextlib.suppress(OSError):  # the reason is in hand
-            draft.unlink()
-        raise StorageError(f"{path} could not be written: {problem}") from problem
 
 
 def _clean(value: Any) -> Any:

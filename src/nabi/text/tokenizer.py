@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 import re
 import unicodedata
 import warnings
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nabi.errors import InputError, OptionError, StorageError, TokenizerError
+from nabi.files import whole
 from nabi.text.encoding import Encoding
 from nabi.text.files import ADDED, DEFINITION, NAMES, ROLES, SETTINGS, Guard, read_settings, token_names
 from nabi.text.forms import CONFIG, FILES, MARIAN, Form, find_form, open_form, open_marian, with_class
@@ -141,12 +141,8 @@ class Tokenizer:
             folder.mkdir(parents=True, exist_ok=True)
             written = {} if isinstance(self._library, Marian) else {DEFINITION: self._defined()}
             for name, data in {**written, **self._files}.items():
-                fresh = folder / f".{name}.{os.getpid()}"
-                try:
-                    fresh.write_bytes(data)
-                    fresh.replace(folder / name)
-                finally:
-                    fresh.unlink(missing_ok=True)
+                with whole(folder / name) as draft:
+                    draft.write_bytes(data)
         except OSError as problem:
             raise StorageError(f"the tokenizer could not be written to {folder}: {problem}") from None
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from nabi.config import read_file
 from nabi.errors import CheckpointError, StorageError
+from nabi.files import whole
 from nabi.weights.files import WEIGHT_FILES, is_plain_name, locked
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -310,6 +311,5 @@ def _hash(path: Path, file: _File) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from nabi.config import read_file
 from nabi.errors import CheckpointError, StorageError, shortened
+from nabi.files import whole
 from nabi.weights.pickled import PickledTensors
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # what is read, the first one that is there; each may be an index of shards instead
@@ -322,25 +323,23 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     Raises:
         StorageError: the file could not be written; names it and its size.
     """
-    whole: dict[str, Tensor] = {}
+    separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
         memory = tensor.untyped_storage().data_ptr()
-        whole[name] = tensor.clone() if memory in seen else tensor
+        separate[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)
-    path, draft = folder / _WEIGHTS, folder / f".{_WEIGHTS}.{secrets.token_hex(4)}"
-    try:
+    path = folder / _WEIGHTS
+    with whole(path) as draft:
         # the library makes files that only their owner can read, so take the mode that the umask grants
         draft.touch()
         mode = draft.stat().st_mode
-        save_file(whole, draft, metadata=dict(metadata or {"format": "pt"}))
+        try:
+            save_file(separate, draft, metadata=dict(metadata or {"format": "pt"}))
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"{path} could not be written ({sum(t.nbytes for t in separate.values()):,} bytes): {error}") from error
         draft.chmod(mode)
-        os.replace(draft, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise StorageError(f"could not write {path} ({sum(t.nbytes for t in whole.values()):,} bytes): {error}") from error
 
 
 @contextlib.contextmanager
@@ -383,7 +382,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         free = next((shutil.disk_usage(p).free for p in path.parents if p.is_dir()), 0)
-        raise StorageError(f"could not write the folder {path} ({free:,} bytes free): {error}; what was there before is kept") from error
+        raise StorageError(f"the folder {path} could not be written ({free:,} bytes free): {error}; what was there before is kept") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

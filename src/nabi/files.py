@@ -1,0 +1,30 @@
+"""A file that is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nabi.errors import StorageError
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A draft beside ``path`` to write; it becomes ``path``, on the disk, when the block ends. If the block raises, ``path`` is as it was.
+
+    Raises:
+        StorageError: an OSError on the way (disk full, no right to write): names the path.
+    """
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as problem:
+        raise StorageError(f"{path} could not be written: {problem}") from problem
+    finally:
+        with contextlib.suppress(OSError):  # most often it is not there any more
+            draft.unlink()
