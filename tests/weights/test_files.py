@@ -393,7 +393,7 @@ def test_atomic_folder_writes_replaces_and_undoes(tmp_path):
             (new / "file").write_text("three")
             raise error
         assert names(out) == ["sub"] and names(out.parent) == ["out"]
-    with pytest.raises(StorageError, match=r"out \([\d,]+ bytes free\).*No space"), atomic_folder(out) as new:
+    with pytest.raises(StorageError, match=r"out could not be written \([\d,]+ bytes free\).*No space"), atomic_folder(out) as new:
         raise OSError(28, "No space left on device")
     assert names(out.parent) == ["out"]
     (tmp_path / "file").touch()
