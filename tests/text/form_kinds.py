@@ -73,6 +73,18 @@ def byte_level_files(special: Iterable[str], *, clip: bool = False) -> dict[str,
         show_progress=False,
     )
     library.train_from_iterator(corpus(), trainer)
+    return _saved(library)
+
+
+def by_character_files() -> dict[str, bytes | dict[str, Any]]:
+    library = Library(models.BPE(end_of_word_suffix="</w>", unk_token="<unk>"))
+    library.normalizer, library.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False)
+    library.train_from_iterator(corpus(), trainer)
+    return _saved(library)
+
+
+def _saved(library: Library) -> dict[str, bytes | dict[str, Any]]:
     model = json.loads(library.to_str())["model"]
     merges = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in model["merges"])
     return {"vocab.json": model["vocab"], "merges.txt": merges.encode()}

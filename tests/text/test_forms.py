@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nabi.errors import TokenizerError
 from nabi.text import Tokenizer
-from text.form_kinds import byte_level_files, compare, folder_of, judged, roles, texts, trained_model
+from text.form_kinds import by_character_files, byte_level_files, compare, folder_of, judged, roles, texts, trained_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer takes Hangul")  # a test of its own reads it
 
@@ -38,6 +38,7 @@ def wordpiece() -> bytes:
 
 KINDS: dict[str, Callable[[], tuple[dict[str, Any] | None, Files]]] = {
     "bert": lambda: ({"model_type": "bert"}, {"vocab.txt": wordpiece(), "tokenizer_config.json": {"do_lower_case": False}}),
+    "openai-gpt": lambda: ({"model_type": "openai-gpt"}, by_character_files()),
     "gpt2": lambda: ({"model_type": "gpt2"}, dict(bpe(("<|endoftext|>",)))),
     "gpt2 with bos": lambda: (
         {"model_type": "opt"},
@@ -100,7 +101,7 @@ def test_parity_with_the_incumbent(kind: str, folders: Callable[[str], Path]) ->
     assert kinds["same"] > 1000 and not [name for name in kinds if name.startswith("wrong")], kinds
     # what nabi repairs: all but RoBERTa's trimmed offsets hold the space before a word
     repaired = {name for name in kinds if "space" in name}
-    assert bool(repaired) == (kind not in ("bert", "roberta", "bart", "clip")), kinds
+    assert bool(repaired) == (kind not in ("bert", "openai-gpt", "roberta", "bart", "clip")), kinds
     assert roles(ours) == roles(theirs) and ours.vocab_size == len(theirs)
     assert ours.max_length == (1024 if kind == "bart" else None)
     for text in inputs[:60]:
@@ -108,7 +109,7 @@ def test_parity_with_the_incumbent(kind: str, folders: Callable[[str], Path]) ->
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "t5", "clip"])
+@pytest.mark.parametrize("kind", ["openai-gpt", "roberta", "xlm-roberta", "t5", "clip"])
 def test_parity_on_any_text(kind: str, folders: Callable[[str], Path]) -> None:
     ours, theirs = Tokenizer.load(folders(kind)), transformers.AutoTokenizer.from_pretrained(folders(kind))
 
@@ -190,7 +191,7 @@ def with_added(kind: str, folders: Callable[[str], Path], to: Path, way: str) ->
 
 
 @pytest.mark.parametrize("way", ["added_tokens.json", "added_tokens_decoder"])
-@pytest.mark.parametrize("kind", ["bert", "gpt2", "roberta", "clip", "xlm-roberta", "t5", "albert"])
+@pytest.mark.parametrize("kind", ["bert", "openai-gpt", "gpt2", "roberta", "clip", "xlm-roberta", "t5", "albert"])
 def test_added_tokens(kind: str, way: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = with_added(kind, folders, tmp_path / "added", way)
     ours, theirs = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)

@@ -1,6 +1,6 @@
-"""vocab.json and merges.txt, as the library's definition: byte-level BPE as of GPT-2, RoBERTa and CLIP.
+"""vocab.json and merges.txt, as the library's definition: BPE over characters as of GPT, over bytes as of GPT-2, RoBERTa and CLIP.
 
-The three differ in what stands around a text and in what offsets hold: RoBERTa's post-processor trims the space before a word off, GPT-2 has
+GPT reads BERT's words, lower-cased, and marks their ends with ``</w>``; a character that it lacks is unknown. The other three differ in what stands around a text and in what offsets hold: RoBERTa's post-processor trims the space before a word off, GPT-2 has
 none that does. CLIP lower-cases, and marks the end of a word with ``</w>`` where the others mark the space before it.
 """
 
@@ -15,9 +15,29 @@ from nabi.text.files import ADDED, NAMES, SETTINGS, Guard, add_tokens, content, 
 if TYPE_CHECKING:
     import tokenizers
 
-MERGES = "merges.txt"
+MERGES, WORD_END = "merges.txt", "</w>"
 # a word of CLIP: special tokens, English endings, letters, one digit, signs
 CLIP_WORD = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def by_character(files: Mapping[str, bytes], name: str, where: str, usual: Mapping[str, str]) -> tokenizers.Tokenizer:
+    """GPT's tokenizer; the arguments and errors are those of :func:`byte_level`."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    vocabulary = read_ids(files[name], where)
+    merges = _merges(files[MERGES], vocabulary, where.removesuffix(name) + MERGES)
+    fix = f"look at {SETTINGS}, {NAMES} and {ADDED} beside it"
+    with Guard(TokenizerError, "the vocabulary and its settings do not fit together", value=where, fix=fix):
+        unk = content(special_entries(files, usual)["unk"])
+        unknown = {"unk_token": unk} if unk in vocabulary else {}
+        built = tokenizers.Tokenizer(
+            models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix=WORD_END, fuse_unk=False, **unknown)
+        )
+        built.normalizer, built.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+        built.decoder = decoders.BPEDecoder(suffix=WORD_END)
+        add_tokens(built, files, usual)
+        return built
 
 
 def byte_level(files: Mapping[str, bytes], name: str, where: str, usual: Mapping[str, str], kind: str) -> tokenizers.Tokenizer:
@@ -37,7 +57,7 @@ def byte_level(files: Mapping[str, bytes], name: str, where: str, usual: Mapping
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
     settings, vocabulary = read_settings(files), read_ids(files[name], where)
-    suffix = "</w>" if kind == "clip" else ""
+    suffix = WORD_END if kind == "clip" else ""
     merges = _merges(files[MERGES], vocabulary, where.removesuffix(name) + MERGES)
     fix = f"look at {SETTINGS}, {NAMES} and {ADDED} beside it"
     with Guard(TokenizerError, "the vocabulary and its settings do not fit together", value=where, fix=fix):

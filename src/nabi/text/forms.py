@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nabi.errors import TokenizerError
-from nabi.text.bpe import MERGES, byte_level
+from nabi.text.bpe import MERGES, by_character, byte_level
 from nabi.text.files import DEFINITION, SETTINGS, read_object
 from nabi.text.marian import SOURCE, TARGET, TARGET_VOCABULARY, Marian
 from nabi.text.unigram import sentencepiece
@@ -73,6 +73,7 @@ ROBERTA = Form(
     (MERGES,),
     partial(byte_level, kind="roberta"),
 )
+GPT = Form(("OpenAIGPTTokenizer",), ("openai-gpt",), {"unk": "<unk>"}, (IDS,), (MERGES,), by_character)
 GPT2 = Form(
     ("GPT2Tokenizer",),
     ("gpt2", "gpt_neo", "gptj", "opt", "imagegpt"),
@@ -110,7 +111,7 @@ ALBERT = Form(
 )
 PLAIN = Form((), (), {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}, MODELS, (), partial(sentencepiece, kind="plain"))
 MARIAN = Form(("MarianTokenizer",), ("marian",), {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}, (IDS,), (SOURCE, TARGET))
-FORMS = (BERT, ROBERTA, GPT2, CLIP, XLM_ROBERTA, T5, ALBERT, MARIAN)
+FORMS = (BERT, ROBERTA, GPT, GPT2, CLIP, XLM_ROBERTA, T5, ALBERT, MARIAN)
 GENERIC = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", "SentencePieceBackend")  # names that say nothing
 FILES = (WORDS, IDS, MERGES, *MODELS, SOURCE, TARGET, TARGET_VOCABULARY)
 
