@@ -33,10 +33,11 @@ _HARMLESS = frozenset(
         "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "max_length", "min_length", "length_penalty", "no_repeat_ngram_size",
         "num_beams", "num_return_sequences", "early_stopping", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "bad_words_ids",
         "prefix", "n_ctx", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
-        "reorder_and_upcast_attn", "predict_special_tokens", "afn", "remove_invalid_values", "suppress_tokens", "begin_suppress_tokens",
+        "reorder_and_upcast_attn", "predict_special_tokens", "remove_invalid_values", "suppress_tokens", "begin_suppress_tokens",
         "encoder_no_repeat_ngram_size", "diversity_penalty", "num_beam_groups", "typical_p", "output_scores", "return_dict_in_generate",
         "cross_attention_hidden_size", "tf_legacy_loss", "use_bfloat16", "is_decoder", "exponential_decay_length_penalty",
-        "n_positions", "dense_act_fn", "is_gated_act",
+        "n_positions", "dense_act_fn", "is_gated_act", "add_bias_logits", "classif_dropout", "classifier_dropout", "extra_pos_embeddings",
+        "force_bos_token_to_be_generated", "num_hidden_layers", "replacing_rate", "save_step", "student_encoder_layers", "student_decoder_layers",
     }
 )
 

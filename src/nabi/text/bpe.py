@@ -1,7 +1,8 @@
 """vocab.json and merges.txt, as the library's definition: BPE over characters as of GPT, over bytes as of GPT-2, RoBERTa and CLIP.
 
-GPT reads BERT's words, lower-cased, and marks their ends with ``</w>``; a character that it lacks is unknown. The other three differ in what stands around a text and in what offsets hold: RoBERTa's post-processor trims the space before a word off, GPT-2 has
-none that does. CLIP lower-cases, and marks the end of a word with ``</w>`` where the others mark the space before it.
+GPT reads BERT's words, lower-cased, and marks their ends with ``</w>``; a character that it lacks is unknown. The other three differ in what stands
+around a text and in what offsets hold: RoBERTa's post-processor trims the space before a word off, GPT-2 has none that does. CLIP lower-cases, and marks
+the end of a word where the others mark the space before it.
 """
 
 from __future__ import annotations
