@@ -200,3 +200,16 @@ def test_the_table_of_replacements_matches_the_longest_entry() -> None:
     composed = "\u1112\u1161\u11ab".encode()
     assert table.longest(composed, 0) == (9, "한") and table.longest(composed[:6], 0) == (6, "하")
     assert table.longest("ｶﾞ".encode(), 0) == (6, "ガ") and table.longest(b"q", 0) is None
+
+
+def test_a_definition_is_read_where_there_are_no_models_of_two_sides(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As models of the family have that were trained with another tokenizer; where both lie, the two sides win."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import models
+
+    definition = Library(models.WordLevel({"</s>": 0, "<unk>": 1, "a": 2, "<pad>": 3}, "<unk>")).to_str().encode()
+    alone = folder_of(tmp_path / "alone", {"model_type": "marian"}, {"tokenizer.json": definition})
+    found = Tokenizer.load(alone)
+    assert (found.encode("a").ids, found.eos_id, found.pad_id) == ([2], 0, 3)
+    both = folder_of(tmp_path / "both", {"model_type": "marian"}, {**files(), "tokenizer.json": definition})
+    assert Tokenizer.load(both).encode("a").ids == Tokenizer.load(folders["shared"]).encode("a").ids != [2]

@@ -25,7 +25,7 @@ from nabi.files import whole
 from nabi.text.encoding import Encoding
 from nabi.text.files import ADDED, DEFINITION, NAMES, ROLES, SETTINGS, Guard, read_settings, token_names
 from nabi.text.forms import CONFIG, FILES, MARIAN, Form, find_form, open_form, open_marian, with_class
-from nabi.text.marian import Columns, Marian
+from nabi.text.marian import SOURCE, Columns, Marian
 from nabi.text.unigram import exact_definition
 from nabi.text.vetting import rows, vet, vet_loaded
 
@@ -104,7 +104,7 @@ class Tokenizer:
     def load(cls, folder: Path) -> Tokenizer:
         """The tokenizer of a model folder: from its tokenizer.json, else from what its kind is saved as without one.
 
-        A Marian folder is read from its source.spm, target.spm and vocab.json in any case.
+        A Marian folder that has source.spm is read from it, target.spm and vocab.json, whatever lies beside them.
 
         Raises:
             TokenizerError: there is no tokenizer that is read, or one of its files is missing or can't be used.
@@ -119,7 +119,7 @@ class Tokenizer:
             fix = "save the tokenizer beside the model, or give its folder"
             raise TokenizerError("there is no such folder", value=str(folder), expected="a folder with a tokenizer", fix=fix)
         form, named = find_form(files)
-        if DEFINITION in files and form is not MARIAN:
+        if DEFINITION in files and not (form is MARIAN and SOURCE in files):
             files.pop(CONFIG, None)
             return cls(files.pop(DEFINITION), files, str(folder / DEFINITION), form)
         built, form, where = open_form(files, form, named, str(folder))
