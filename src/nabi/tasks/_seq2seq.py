@@ -155,6 +155,10 @@ class TextToText(Generating):
             ],
         }
 
+    def between(self, rows: Sequence[Row], number: int, example: Example) -> str:
+        end = rows[number - 1].notes["place"][1] if number else 0
+        return str(example["source"][end : rows[number].notes["place"][0]])
+
     def truth(self, example: Example, where: str) -> str:
         target = example.get("target")
         if not isinstance(target, str):
