@@ -213,7 +213,8 @@ class Model(nn.Module):
         Args:
             example: as for :meth:`predict`.
             watch: of a beam search, which has no tokens until it is over, tell each step: ``piece, step, beams, ended``, each of these two a list of
-                ``{"parent", "token", "name", "score"}`` with the place of its parent among the beams of the step before.
+                ``{"parent", "token", "name", "text", "score"}`` with the place of its parent among the beams of the step before. A beam's score is the sum
+                of its log-probabilities, an ended one's what the search ranks it by.
             options: the task's.
 
         Raises:

@@ -20,14 +20,14 @@ PAIRS = [{"source": source, "target": text} for source, text in zip(SOURCES, TEX
 
 
 def bytewise(folder: Path) -> Path:
-    """A folder with a byte-level BPE of few merges that ends each text with its end token."""
+    """A folder with a byte-level BPE of few merges that puts each text between two special tokens."""
     library = tokenizers.Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>"]
     trainer = trainers.BpeTrainer(vocab_size=285, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     library.train_from_iterator(TEXTS, trainer)
-    library.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    library.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     folder.mkdir(parents=True, exist_ok=True)
     library.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}')

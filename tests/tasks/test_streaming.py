@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 import nabi
 from nabi.errors import InputError, OptionError
 from nabi.model import Model, largest_gap
-from nabi.tasks._generating import tidied
-from nabi.tasks._streaming import Unfolding
+from nabi.tasks._streaming import Unfolding, tidied
 from nabi.text import Tokenizer
 from nabi.training.progress import Progress
 from tasks.bytewise import PAIRS, TEXTS, bytewise, writer
@@ -69,8 +71,30 @@ def test_a_token_that_is_part_of_a_character_is_shown_as_its_bytes(folder: Path)
     tokenizer = Tokenizer.load(folder)
     unfolding = Unfolding(tokenizer.decode, tokenizer)
     names = [(unfolding.shown(token), unfolding.add(token))[0] for token in tokenizer.encode("값 a").ids]
-    assert names == ["<0xEA>", "<0xB0>", "<0x92>", " ", "a", "</s>"] or names[-1] == "</s>" and names[0].startswith("<0xEA>")
+    assert names == ["<s>", "<0xEA>", "<0xB0>", "값", " a", "</s>"]
     assert unfolding.shown(10_000) == "<10000>"
+
+
+@pytest.mark.parametrize("decoder", [
+    decoders.ByteLevel(),
+    decoders.WordPiece(),
+    decoders.Metaspace(),
+    decoders.BPEDecoder(),
+    decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]),
+], ids=["byte level", "wordpiece", "metaspace", "suffixes", "byte fallback"])  # fmt: skip
+def test_pieces_of_any_tokens_joined_are_their_text(decoder: decoders.Decoder) -> None:
+    dice = random.Random(1)
+    pieces = ["▁나", "비", "▁", "a", "##b", "##비", "c</w>", "n't", "'s", ".", "Ġ", "Ġa", "<s>", "ê°Ĵ", "ê", "°", "Ĵ", "<0xEA>", "<0xB0>", "<0x92>", "<0x61>"]
+    library = tokenizers.Tokenizer(models.WordLevel({piece: number for number, piece in enumerate(pieces)}, unk_token="<s>"))
+    library.decoder, library.pre_tokenizer = decoder, pre_tokenizers.WhitespaceSplit()
+    library.add_special_tokens(["<s>"])
+    tokenizer, by_itself = Tokenizer(library.to_str().encode(), {}), 0
+    for _ in range(300):
+        ids = [dice.randrange(len(pieces)) for _ in range(dice.randint(1, 12))]
+        unfolding, whole = Unfolding(tokenizer.decode, tokenizer), tokenizer.decode(ids)
+        assert "".join(unfolding.add(i) for i in ids) + unfolding.rest(whole) == whole, [pieces[i] for i in ids]
+        by_itself += "".join(tokenizer.decode([i]) for i in ids) != whole
+    assert by_itself > 5, "control: tokens decoded one by one are another text"
 
 
 def test_spaces_that_may_go_wait_too() -> None:
@@ -87,7 +111,7 @@ def test_spaces_that_may_go_wait_too() -> None:
         broken = 0
         for _ in range(500):
             ids = [dice.randrange(len(pieces)) for _ in range(12)]
-            text = Unfolding(lambda tokens: tidied("x" + "".join(pieces[i] for i in tokens)), Library(), tidy)  # type: ignore[arg-type]
+            text = Unfolding(lambda tokens: "x" + "".join(pieces[i] for i in tokens), Library(), tidy)  # type: ignore[arg-type]
             whole = tidied("x" + "".join(pieces[i] for i in ids))
             broken += "".join(text.add(i) for i in ids) + text.rest(whole) != whole
         assert broken == 0 if tidy else broken > 10, broken
@@ -157,6 +181,15 @@ def test_steps_of_a_beam_search(make: Callable[..., Model]) -> None:
         best = records[-1]["answer"]["sequences"][0]
         assert best["tokens"] == model.predict(TEXTS[0], num_beams=3, max_new_tokens=6)["sequences"][0]["tokens"]
         ended = [hypothesis for r in steps for hypothesis in r["ended"]]
+        assert all(b["parent"] < len(before["beams"]) for before, r in pairwise(steps) for b in (*r["beams"], *r["ended"]))
+        # the texts of a path joined are the text of its end
+        paths: list[tuple[str, list[int]]] = [("", [])]
+        found = []
+        for r in steps:
+            found += [(paths[e["parent"]][0] + e["text"], [*paths[e["parent"]][1], e["token"]], e["score"]) for e in r["ended"]]
+            paths = [(paths[b["parent"]][0] + b["text"], [*paths[b["parent"]][1], b["token"]]) for b in r["beams"]]
+        text, tokens, _ = max(found, key=lambda each: each[2])
+        assert tokens[: len(best["tokens"])] == best["tokens"] and best["text"].startswith(text) and best["text"].rstrip("\ufffd") == text
         assert max(h["score"] for h in ended) == pytest.approx(best["score"], abs=1e-5)
         scores = [b["score"] for b in steps[-2]["beams"]]
         assert scores == sorted(scores, reverse=True)
@@ -169,7 +202,7 @@ def test_what_cannot_be_streamed_is_said_at_once(make: Callable[..., Model], tok
         small.model(tokenizer).stream("a good film")
     with pytest.raises(InputError, match="the input leaves no room"):
         make("gpt2", "text_generation").stream("나비" * 80)
-    with pytest.raises(InputError, match="leaves no room for an answer: '?20 tokens"):
+    with pytest.raises(InputError, match="leaves no room for an answer: '?21 tokens"):
         make("gpt2", "text_generation").stream("a" * 20, max_length=20)
     with pytest.raises(OptionError, match="did you mean 'max_new_tokens'"):
         make("gpt2", "text_generation").stream("나비", max_new_token=2)

@@ -24,11 +24,9 @@ from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
 from nabi.nn.losses import linear_cross_entropy, token_nats
 from nabi.tasks import Example, Task
-from nabi.tasks._streaming import Beams, Joining, Unfolding, record
+from nabi.tasks._streaming import Beams, Joining, Unfolding, record, tidied
 
 IGNORED = -100  # a place of a target that is not predicted
-# what decoders leave before marks and English endings (v4's clean_up_tokenization)
-_TIDY = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
 
 
 @dataclass(frozen=True)
@@ -278,15 +276,15 @@ class Generating(Task):
         )
 
     def _piece(self, run: Run, asked: _Asked, result: Generated, options: Any) -> Piece:
-        return Piece(self._text(run, asked, result.tokens, options), result.tokens, result.finish_reason, result.score, result.logprobs)
+        text = self._text(run, asked, result.tokens)
+        return Piece(tidied(text) if options.clean_up_tokenization_spaces else text, result.tokens, result.finish_reason, result.score, result.logprobs)
 
-    def _text(self, run: Run, asked: _Asked, tokens: Sequence[int], options: Any) -> str:
+    def _text(self, run: Run, asked: _Asked, tokens: Sequence[int]) -> str:
         """What these tokens add to their prompt."""
         assert run.text_of is not None
         prompt = asked.prompt if asked.source is None else []
         whole = run.text_of([*prompt, *tokens])
-        text = whole[len(run.text_of(prompt)) :] if prompt else whole  # decoded together, so that the space between is as it should be
-        return tidied(text) if options.clean_up_tokenization_spaces else text
+        return whole[len(run.text_of(prompt)) :] if prompt else whole  # decoded together, so that the space between is as it should be
 
     def stream(self, run: Run, inputs: Inputs, rows: Sequence[Row], example: Example, options: Any, watch: bool = False) -> Iterator[dict[str, Any]]:
         beams = self.chosen(options).num_beams
@@ -308,7 +306,7 @@ class Generating(Task):
         for number, (row, each) in enumerate(zip(asked, results, strict=True)):
 
             def unfolding(row: _Asked = row) -> Unfolding:
-                return Unfolding(lambda tokens: self._text(run, row, tokens, options), tokenizer, options.clean_up_tokenization_spaces)
+                return Unfolding(lambda tokens: self._text(run, row, tokens), tokenizer, options.clean_up_tokenization_spaces)
 
             texts: defaultdict[int, Unfolding] = defaultdict(unfolding)
             beams = Beams(unfolding)
@@ -383,13 +381,6 @@ class _Steps:
 
 def _batch(part: str, rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
     return batch_of([Row({part: {"tokens": row}}, example=i) for i, row in enumerate(rows)], range(len(rows)), {}).to(device)
-
-
-def tidied(text: str) -> str:
-    """Without the space that decoders leave before marks and English endings."""
-    for untidy, tidy in _TIDY:
-        text = text.replace(untidy, tidy)
-    return text
 
 
 def told(piece: Piece) -> dict[str, Any]:

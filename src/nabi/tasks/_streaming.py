@@ -15,9 +15,18 @@ from nabi.errors import InputError
 from nabi.text import Tokenizer
 
 HALF = "\ufffd"  # what decoders give for bytes that are no character, or not yet
-RULED_OUT = -5e8  # a beam below is none: the search had fewer continuations than beams
+RULED_OUT = -5e8  # a beam below is none: the search had fewer continuations than beams, or this one ended
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_MAY_BECOME_TIDY = re.compile(r" (?:'[vr ]?|n'?)?$")
+# what decoders leave before marks and English endings (v4's clean_up_tokenization)
+_TIDY = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
+_MAY_BECOME_TIDY = re.compile(r"(?: (?:' ?[vr]?|n'?)?)+$")  # what begins one of them; several in a row, as one rule's result may be another's beginning
+
+
+def tidied(text: str) -> str:
+    """Without the space that decoders leave before marks and English endings."""
+    for untidy, tidy in _TIDY:
+        text = text.replace(untidy, tidy)
+    return text
 
 
 class Unfolding:
@@ -26,7 +35,7 @@ class Unfolding:
     Args:
         text_of: the text of all tokens of the answer so far.
         tokenizer: that writes.
-        tidy: whether ``text_of`` takes away spaces before marks.
+        tidy: whether the text is told as :func:`tidied` makes it.
     """
 
     def __init__(self, text_of: Callable[[Sequence[int]], str], tokenizer: Tokenizer, tidy: bool = False) -> None:
@@ -39,12 +48,18 @@ class Unfolding:
         self.tokens.append(token)
         return self._new(self._settled(self.tokens))
 
+    def copy(self) -> Unfolding:
+        """Another one with the same beginning."""
+        made = Unfolding(self._text_of, self._tokenizer, self._tidy)
+        made.tokens, made._told = list(self.tokens), self._told
+        return made
+
     def rest(self, whole: str) -> str:
-        """What is left to tell of the whole text when it is over."""
+        """What is left to tell of the whole text, tidied if it shall be, when it is over."""
         return self._new(whole)
 
     def shown(self, token: int) -> str:
-        """The text that a token would add, or its name if it would add none: a special token, some of the bytes of a character."""
+        """The text that a token would add, or its name if it would add none: of a special token, of bytes of a character that is not complete."""
         name = self._name(token)
         if _BYTE.fullmatch(name):
             return name
@@ -52,9 +67,9 @@ class Unfolding:
         new = after[len(before) :] if after.startswith(before) else after[len(before.rstrip(HALF)) :]
         if new and HALF not in new:
             return new
-        if new:
-            return "".join(f"<0x{_BYTES[c]:02X}>" for c in name) if all(c in _BYTES for c in name) else new
-        return name
+        if all(c in _BYTES for c in name) and self._tokenizer.decode([token]):  # which special tokens have none of
+            return "".join(f"<0x{_BYTES[c]:02X}>" for c in name)
+        return new or name
 
     def _name(self, token: int) -> str:
         try:
@@ -67,7 +82,7 @@ class Unfolding:
         while end and _BYTE.fullmatch(self._name(tokens[end - 1])):
             end -= 1
         text = self._text_of(tokens[:end]).rstrip(HALF)
-        return _MAY_BECOME_TIDY.sub("", text) if self._tidy else text
+        return tidied(_MAY_BECOME_TIDY.sub("", text)) if self._tidy else text
 
     def _new(self, text: str) -> str:
         if len(text) <= len(self._told):
@@ -116,20 +131,19 @@ class Beams:
 
     def __init__(self, unfolding: Callable[[], Unfolding]) -> None:
         self._unfolding = unfolding
-        self._paths: list[list[int]] = []  # of each beam its tokens
+        self._before = [unfolding()]  # of each beam of the step before
 
     def record(self, step: Branches) -> dict[str, Any]:
         """One step: its beams, best first, and the hypotheses that ended; each says which beam of the step before it continues."""
-        paths = self._paths
-        going = [b for b in zip(step.parents, step.tokens, step.scores, strict=True) if b[2] > RULED_OUT]
-        told = {name: [self._told(paths, *each) for each in which] for name, which in (("beams", going), ("ended", step.ended))}
-        self._paths = [[*(paths[parent] if paths else []), token] for parent, token in zip(step.parents, step.tokens, strict=True)]
-        return {"step": step.step, **told}
+        told = [self._told(*each) for each in zip(step.parents, step.tokens, step.scores, strict=True) if each[2] > RULED_OUT]
+        ended = [self._told(*each)[0] for each in step.ended if each[0] < len(self._before)]  # not of a beam that is none
+        self._before = [text for _, text in told]
+        return {"step": step.step, "beams": [beam for beam, _ in told], "ended": ended}
 
-    def _told(self, paths: Sequence[Sequence[int]], parent: int, token: int, score: float) -> dict[str, Any]:
-        text = self._unfolding()
-        text.tokens = list(paths[parent]) if paths else []
-        return {"parent": parent, "token": token, "name": text.shown(token), "score": score}
+    def _told(self, parent: int, token: int, score: float) -> tuple[dict[str, Any], Unfolding]:
+        text = self._before[parent].copy()
+        name = text.shown(token)
+        return {"parent": parent, "token": token, "name": name, "text": text.add(token), "score": score}, text
 
 
 def _bytes() -> dict[str, int]:
