@@ -201,7 +201,7 @@ class Model(nn.Module):
         answers = list(self.answers([examples] if alone else examples, self.options(options)))
         return answers[0] if alone else answers
 
-    def stream(self, example: Any, *, watch: bool = False, **options: Any) -> Iterator[dict[str, Any]]:
+    def stream(self, example: Any, *, watch: bool = False, where: str = "the input", **options: Any) -> Iterator[dict[str, Any]]:
         """The answer to one example as it is written, for the tasks that write; meanwhile the model is in eval mode.
 
         A record is a dict. Of each token: ``piece`` (of a text that is read in pieces), ``index`` (which of several answers), ``token`` (its id), ``name``
@@ -215,6 +215,7 @@ class Model(nn.Module):
             watch: of a beam search, which has no tokens until it is over, tell each step: ``piece, step, beams, ended``, each of these two a list of
                 ``{"parent", "token", "name", "text", "score"}`` with the place of its parent among the beams of the step before. A beam's score is the sum
                 of its log-probabilities, an ended one's what the search ranks it by.
+            where: what to call the example in an error.
             options: the task's.
 
         Raises:
@@ -222,8 +223,8 @@ class Model(nn.Module):
             InputError: the example can't be read, or leaves no room for an answer.
         """
         opts = self.options(options)
-        example = self.task.example_of(example, "the input")
-        rows = self.encode(example, opts, where="the input")
+        example = self.task.example_of(example, where)
+        rows = self.encode(example, opts, where=where)
         while not self.task.final(rows):
             again = self.task.answer(list(self.readings(rows, opts)), rows, example, opts)
             assert isinstance(again, Again)

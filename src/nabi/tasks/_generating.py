@@ -290,7 +290,8 @@ class Generating(Task):
         beams = self.chosen(options).num_beams
         if beams > 1 and not watch:
             what = "a beam search has no tokens to stream: which ones it chose is known when it is over"
-            raise OptionError(what, value=f"num_beams={beams}", expected="num_beams=1", fix="ask for the answer with predict, or for its steps with watch=True")
+            fix = "wait for the answer, or watch the beams: watch=True, on the command line --steps"
+            raise OptionError(what, value=f"num_beams={beams}", expected="num_beams=1", fix=fix)
         asked = [self._asked(batch_of(rows, [i], {}).to(run.device))[i] for i in range(len(rows))]
         # all rows are checked before the first is answered
         results = [self._generated(run, {i: row}, options, events=True, watch=watch) for i, row in enumerate(asked)]
