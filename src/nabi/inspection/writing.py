@@ -138,7 +138,7 @@ def tree(search: Sequence[dict[str, Any]], width: int = 80) -> Iterator[str]:
     most = max(len(line[2]) for line in lines)
     label_width = max(8, min(max(cells(line[0]) for line in lines), width - 11 - most))
     beams = max(len(record["beams"]) for record in search)
-    yield fitted(f"{len(search)} steps, at most {beams} beams: * the answer, . ended, x pruned, o goes on", width).rstrip()
+    yield fitted(f"{len(search)} steps, {beams} beams: * the answer, . ended, x pruned, o open", width).rstrip()
     for label, score, state in lines:
         yield f"{fitted(label, label_width)} {score:>8.3f}  {state}".rstrip()
 
