@@ -96,6 +96,14 @@ def test_a_text_is_written_for_each_input(task: str, call: Callable[..., Done]) 
     assert [answer["pieces"][0]["end"] for answer in done.lines] == [len(source) for source in SOURCES]
 
 
+def test_nothing_but_space_is_an_empty_text(call: Callable[..., Done]) -> None:
+    empty = call("predict", "translation", "", "--json")
+    assert empty.code == 0 and empty.lines[0]["pieces"][0]["end"] == 0
+    for text, option in ((" \n ", "split=sentences"), (" " * 2000, "split=auto"), ("", "split=sentences")):
+        done = call("predict", "translation", text, "--set", option, "--json")
+        assert done.code == 0 and done.lines == empty.lines, (text[:9], done.err)
+
+
 def test_a_text_goes_on(call: Callable[..., Done]) -> None:
     assert call("predict", "text_generation", "나비가 하늘로", "the butterfly flew").out.splitlines() == [TEXTS[1], TEXTS[3]]
     (answer,) = call("predict", "text_generation", "나비가 하늘로", "--set", "max_new_tokens=3", "--json").lines

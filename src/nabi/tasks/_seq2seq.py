@@ -97,6 +97,7 @@ class TextToText(Generating):
         found: list[tuple[int, int]] = []
         for a, b in sentences(source):
             found.extend(_halved(source, a, b, limit, size))
+        found = found or [(0, 0)]  # nothing but space is read as nothing
         if self.apart(options):
             yield from found
             return
