@@ -207,8 +207,8 @@ class Model(nn.Module):
         A record is a dict. Of each token: ``piece`` (of a text that is read in pieces), ``index`` (which of several answers), ``token`` (its id), ``name``
         (what to show of it), ``text`` (what is new: "" while a character is not complete), ``logprob``, ``alternatives`` ((name, id, logprob), best
         first, as many as ``top_alternatives`` asks for). Where an answer to a piece ends: ``piece, index, text, finish_reason``. The last one holds the
-        ``answer``, as :meth:`predict` gives it. The ``text`` of all records joined is the answer's text. A document that is summarised by parts is
-        streamed from the summary of its summaries on.
+        ``answer``, as :meth:`predict` gives it. The ``text`` of all records of an ``index`` joined is that answer's text. A document that is summarised by
+        parts is streamed from the summary of its summaries on.
 
         Args:
             example: as for :meth:`predict`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -276,15 +276,8 @@ class Generating(Task):
         )
 
     def _piece(self, run: Run, asked: _Asked, result: Generated, options: Any) -> Piece:
-        text = self._text(run, asked, result.tokens)
+        text = _text_behind(run, asked)(result.tokens)
         return Piece(tidied(text) if options.clean_up_tokenization_spaces else text, result.tokens, result.finish_reason, result.score, result.logprobs)
-
-    def _text(self, run: Run, asked: _Asked, tokens: Sequence[int]) -> str:
-        """What these tokens add to their prompt."""
-        assert run.text_of is not None
-        prompt = asked.prompt if asked.source is None else []
-        whole = run.text_of([*prompt, *tokens])
-        return whole[len(run.text_of(prompt)) :] if prompt else whole  # decoded together, so that the space between is as it should be
 
     def stream(self, run: Run, inputs: Inputs, rows: Sequence[Row], example: Example, options: Any, watch: bool = False) -> Iterator[dict[str, Any]]:
         beams = self.chosen(options).num_beams
@@ -305,12 +298,9 @@ class Generating(Task):
         joins: defaultdict[int, Joining] = defaultdict(Joining)
         readings: list[list[Piece]] = []
         for number, (row, each) in enumerate(zip(asked, results, strict=True)):
-
-            def unfolding(row: _Asked = row) -> Unfolding:
-                return Unfolding(lambda tokens: self._text(run, row, tokens), tokenizer, options.clean_up_tokenization_spaces)
-
-            texts: defaultdict[int, Unfolding] = defaultdict(unfolding)
-            beams = Beams(unfolding)
+            fresh = Unfolding(_text_behind(run, row), tokenizer, options.clean_up_tokenization_spaces)
+            texts: defaultdict[int, Unfolding] = defaultdict(fresh.copy)
+            beams = Beams(Unfolding(_text_behind(run, row), tokenizer))
             pieces: dict[int, Piece] = {}
             for join in joins.values():
                 join.begin(self.between(rows, number, example))
@@ -343,6 +333,15 @@ class _Asked:
     prompt: list[int]
     source: list[int] | None
     device: torch.device
+
+
+def _text_behind(run: Run, asked: _Asked) -> Callable[[Sequence[int]], str]:
+    """What tokens add to the text of their prompt: decoded together, so that the space between is as it should be."""
+    text_of = run.text_of
+    assert text_of is not None
+    prompt = asked.prompt if asked.source is None else []
+    length = len(text_of(prompt)) if prompt else 0
+    return lambda tokens: text_of([*prompt, *tokens])[length:]
 
 
 class _Steps:

@@ -42,16 +42,18 @@ class Unfolding:
         self._text_of, self._tokenizer, self._tidy = text_of, tokenizer, tidy
         self.tokens: list[int] = []
         self._told = ""
+        self._whole: str | None = text_of([])  # of all the tokens; None if not known
 
     def add(self, token: int) -> str:
         """What is new with this token; empty while a character is not complete, and for a special token."""
         self.tokens.append(token)
-        return self._new(self._settled(self.tokens))
+        self._whole = None
+        return self._new(self._settled())
 
     def copy(self) -> Unfolding:
         """Another one with the same beginning."""
         made = Unfolding(self._text_of, self._tokenizer, self._tidy)
-        made.tokens, made._told = list(self.tokens), self._told
+        made.tokens, made._told, made._whole = list(self.tokens), self._told, self._whole
         return made
 
     def rest(self, whole: str) -> str:
@@ -63,7 +65,7 @@ class Unfolding:
         name = self._name(token)
         if _BYTE.fullmatch(name):
             return name
-        before, after = self._text_of(self.tokens), self._text_of([*self.tokens, token])
+        before, after = self._known(), self._text_of([*self.tokens, token])
         new = after[len(before) :] if after.startswith(before) else after[len(before.rstrip(HALF)) :]
         if new and HALF not in new:
             return new
@@ -77,11 +79,16 @@ class Unfolding:
         except InputError:  # a model may have more outputs than its tokenizer has tokens
             return f"<{token}>"
 
-    def _settled(self, tokens: Sequence[int]) -> str:
-        end = len(tokens)
-        while end and _BYTE.fullmatch(self._name(tokens[end - 1])):
+    def _known(self) -> str:
+        if self._whole is None:
+            self._whole = self._text_of(self.tokens)
+        return self._whole
+
+    def _settled(self) -> str:
+        end = len(self.tokens)
+        while end and _BYTE.fullmatch(self._name(self.tokens[end - 1])):
             end -= 1
-        text = self._text_of(tokens[:end]).rstrip(HALF)
+        text = (self._known() if end == len(self.tokens) else self._text_of(self.tokens[:end])).rstrip(HALF)
         return tidied(_MAY_BECOME_TIDY.sub("", text)) if self._tidy else text
 
     def _new(self, text: str) -> str:
@@ -126,12 +133,11 @@ class Beams:
     """The steps of a beam search as plain data.
 
     Args:
-        unfolding: makes an :class:`Unfolding` of no tokens.
+        beginning: no tokens yet.
     """
 
-    def __init__(self, unfolding: Callable[[], Unfolding]) -> None:
-        self._unfolding = unfolding
-        self._before = [unfolding()]  # of each beam of the step before
+    def __init__(self, beginning: Unfolding) -> None:
+        self._before = [beginning]  # of each beam of the step before
 
     def record(self, step: Branches) -> dict[str, Any]:
         """One step: its beams, best first, and the hypotheses that ended; each says which beam of the step before it continues."""
