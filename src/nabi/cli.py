@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -198,6 +199,8 @@ def _command() -> str:
 @click.argument("inputs", nargs=-1, metavar="[INPUT ... | -]")
 @click.option("--data", metavar="FILE", help="Rows with the task's columns, labels not needed.")
 @click.option("--out", metavar="FILE", help="Write JSON lines here; whole or not at all.")
+@click.option("--stream", is_flag=True, help="Show a text while it is written.")
+@click.option("--steps", is_flag=True, help="Show how a text is written: the most probable tokens of each step, or the beams as a tree.")
 @_device
 @_columns
 @_plugin
@@ -208,6 +211,8 @@ def predict(
     inputs: tuple[str, ...],
     data: str | None,
     out: str | None,
+    stream: bool,
+    steps: bool,
     device: str,
     columns: str | None,
     plugins: tuple[str, ...],
@@ -219,14 +224,20 @@ def predict(
     \b
     nabi predict DIR "You have won a prize" --json
     cat messages.txt | nabi predict DIR -
+    nabi predict DIR "Once upon a time" --steps --set num_beams=4
     """
     if bool(inputs) == bool(data):
         raise OptionError("give either inputs or --data", value={"inputs": len(inputs), "data": data})
+    if len(given := [name for name, value in (("--stream", stream), ("--steps", steps), ("--out", out)) if value]) > 1:
+        raise OptionError(f"{' and '.join(given)} exclude each other", fix="give one of them")
     from nabi.checkpoint import load
 
     loaded = load(model, plugins=plugins, device=device, precision="fp32" if device == "cpu" else None)
     options = loaded.options(_options(settings))
     items, where = _inputs(loaded, inputs, data, columns)
+    if stream or steps:
+        _write_along(loaded, items, where, _options(settings), steps, as_json)
+        return
     answers = loaded.answers(items, options, where=where)
     if out is not None:
         _write_lines(Path(out), (json.dumps(answer, ensure_ascii=False) for answer in answers))
@@ -236,6 +247,31 @@ def predict(
             _print_json(answer)
         else:
             click.echo(loaded.task.line(answer))
+
+
+def _write_along(model: Any, items: Iterable[Any], where: list[str] | None, options: dict[str, Any], steps: bool, as_json: bool) -> None:
+    """Each answer while it is written: its text, how it came about, or the records themselves."""
+    from nabi.inspection.writing import in_order, view
+
+    if steps and hasattr(model.task.Options, "top_alternatives"):
+        options.setdefault("top_alternatives", 5)
+    width = shutil.get_terminal_size().columns
+    for number, item in enumerate(items):
+        records = model.stream(item, watch=steps, where=where[number] if where else f"input {number + 1}", **options)
+        if as_json:
+            for record in records:
+                _print_json(record)
+        elif steps:
+            for line in view(records, model.task.line, width):
+                click.echo(line)
+        else:
+            index = 0
+            for record in in_order(records):
+                if record.get("index", index) != index:
+                    index = record["index"]
+                    click.echo()
+                click.echo(record["text"], nl=False)
+            click.echo()
 
 
 @cli.command()

@@ -205,6 +205,44 @@ class Model(nn.Module):
         answers = list(self.answers([examples] if alone else examples, self.options(options)))
         return answers[0] if alone else answers
 
+    def stream(self, example: Any, *, watch: bool = False, where: str = "the input", **options: Any) -> Iterator[dict[str, Any]]:
+        """The answer to one example as it is written, for the tasks that write; meanwhile the model is in eval mode.
+
+        A record is a dict. Of each token: ``piece`` (of a text that is read in pieces), ``index`` (which of several answers), ``token`` (its id), ``name``
+        (what to show of it), ``text`` (what is new: "" while a character is not complete), ``logprob``, ``alternatives`` ((name, id, logprob), best
+        first, as many as ``top_alternatives`` asks for). Where an answer to a piece ends: ``piece, index, text, finish_reason``. The last one holds the
+        ``answer``, as :meth:`predict` gives it. The ``text`` of all records of an ``index`` joined is that answer's text. A document that is summarised by
+        parts is streamed from the summary of its summaries on.
+
+        Args:
+            example: as for :meth:`predict`.
+            watch: of a beam search, which has no tokens until it is over, tell each step: ``piece, step, beams, ended``, each of these two a list of
+                ``{"parent", "token", "name", "text", "score"}`` with the place of its parent among the beams of the step before. A beam's score is the sum
+                of its log-probabilities, an ended one's what the search ranks it by.
+            where: what to call the example in an error.
+            options: the task's.
+
+        Raises:
+            OptionError: the task does not write, an unknown option, or beams without ``watch``.
+            InputError: the example can't be read, or leaves no room for an answer.
+        """
+        opts = self.options(options)
+        example = self.task.example_of(example, where)
+        rows = self.encode(example, opts, where=where)
+        while not self.task.final(rows):
+            again = self.task.answer(list(self.readings(rows, opts)), rows, example, opts)
+            assert isinstance(again, Again)
+            rows = again.rows
+        return self._streamed(self.task.stream(self.run(), self.inputs, rows, example, opts, watch))
+
+    def _streamed(self, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        training = self.training
+        self.eval()
+        try:
+            yield from records
+        finally:
+            self.train(training)
+
     def prepare(self, precision: str = "fp32") -> Model:
         """A copy for inference whose linear layers are packed for this CPU; its other tensors are shared with this model.
 

@@ -200,11 +200,30 @@ class Task(nn.Module):
                 if example != FILLER:
                     yield row, logits
 
+    def stream(self, run: Run, inputs: Inputs, rows: Sequence[Row], example: Example, options: Any, watch: bool = False) -> Iterator[dict[str, Any]]:
+        """Records of one example's answer as it is written; see ``Model.stream``.
+
+        Args:
+            run: the body.
+            inputs: the model's tokenizer and limits.
+            rows: of the example, for which :meth:`final` holds.
+            example, options: as in :meth:`encode`.
+            watch: tell each step of a beam search.
+
+        Raises:
+            OptionError: the task does not write token by token, or can't with these options.
+        """
+        raise OptionError(f"{self.name} does not write token by token, so there is nothing to stream", fix="ask for the answer with predict")
+
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
     def answer(self, readings: Sequence[Any], rows: Sequence[Row], example: Example, options: Any) -> Any:
         """The answer for one example from the readings of its rows, in encode's order: plain data, offsets into the original text, or ``Again``."""
         raise NotImplementedError
+
+    def final(self, rows: Sequence[Row]) -> bool:
+        """Whether the readings of these rows make an answer, and ask for no other round."""
+        return True
 
     def truth(self, example: Example, where: str) -> Any:
         """What a labelled example says, in the form that ``score`` takes."""

@@ -7,7 +7,8 @@ vectors and generation. Names and rules of the options are v4's; nabi's own answ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,11 +23,10 @@ from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
 from nabi.nn.losses import linear_cross_entropy, token_nats
 from nabi.tasks import Example, Task
+from nabi.tasks._streaming import Beams, Joining, Unfolding, record, tidied
 from nabi.text import Tokenizer
 
 IGNORED = -100  # a place of a target that is not predicted
-# what decoders leave before marks and English endings (v4's clean_up_tokenization)
-_TIDY = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
 
 
 @dataclass(frozen=True)
@@ -220,12 +220,13 @@ class Generating(Task):
                 yield from self._measured(run, batch)
             else:
                 asked |= self._asked(batch)
-        found: dict[int, list[Piece]] = {}
+        found: dict[int, dict[int, Piece]] = {}
         for result in self._generated(run, asked, options, events=False):
             if isinstance(result, Generated):
                 row = list(asked)[result.row]
-                found.setdefault(row, []).append(self._piece(run, asked[row], result, options))
-        yield from found.items()
+                found.setdefault(row, {})[result.index] = self._piece(run, asked[row], result, options)
+        for row, pieces in found.items():
+            yield row, [pieces[index] for index in sorted(pieces)]
 
     def _measured(self, run: Run, batch: Batch) -> Iterator[tuple[int, dict[str, float]]]:
         part = batch.parts[str(self.generates)]
@@ -274,19 +275,53 @@ class Generating(Task):
         )
 
     def _piece(self, run: Run, asked: _Asked, result: Generated, options: Any) -> Piece:
-        assert run.text_of is not None
-        prompt = asked.prompt if asked.source is None else []
-        whole = run.text_of([*prompt, *result.tokens])
-        text = whole[len(run.text_of(prompt)) :] if prompt else whole  # decoded together, so that the space between is as it should be
-        if options.clean_up_tokenization_spaces:
-            text = tidied(text)
-        return Piece(text, result.tokens, result.finish_reason, result.score, result.logprobs)
+        text = _text_behind(run, asked)(result.tokens)
+        return Piece(tidied(text) if options.clean_up_tokenization_spaces else text, result.tokens, result.finish_reason, result.score, result.logprobs)
 
-    def stream(self, run: Run, row: Row, options: Any, watch: bool = False) -> Iterator[Event | Generated | Branches]:
-        """Tokens of one row as they are chosen, then its answers; ``watch`` tells each step of a beam search."""
-        row.targets = {}
-        (batch,) = [batch_of([row], [0], {})]
-        return self._generated(run, self._asked(batch.to(run.device)), options, events=True, watch=watch)
+    def stream(self, run: Run, inputs: Inputs, rows: Sequence[Row], example: Example, options: Any, watch: bool = False) -> Iterator[dict[str, Any]]:
+        beams = self.chosen(options).num_beams
+        if beams > 1 and not watch:
+            what = "a beam search has no tokens to stream: which ones it chose is known when it is over"
+            fix = "wait for the answer, or watch the beams: watch=True, on the command line --steps"
+            raise OptionError(what, value=f"num_beams={beams}", expected="num_beams=1", fix=fix)
+        asked = [self._asked(batch_of(rows, [i], {}).to(run.device))[i] for i in range(len(rows))]
+        # all rows are checked before the first is answered
+        results = [self._generated(run, {i: row}, options, events=True, watch=watch) for i, row in enumerate(asked)]
+        return self._streamed(run, inputs, asked, results, rows, example, options)
+
+    def _streamed(
+        self, run: Run, inputs: Inputs, asked: Sequence[_Asked], results: Sequence[Iterator[Event | Generated | Branches]], rows: Sequence[Row],
+        example: Example, options: Any,
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        ends, tokenizer = self.chosen(options).eos_token_id, inputs.tokenizer.target
+        joins: defaultdict[int, Joining] = defaultdict(Joining)
+        readings: list[list[Piece]] = []
+        for number, (row, each) in enumerate(zip(asked, results, strict=True)):
+            fresh = Unfolding(_text_behind(run, row), tokenizer, options.clean_up_tokenization_spaces)
+            texts: defaultdict[int, Unfolding] = defaultdict(fresh.copy)
+            beams = Beams(Unfolding(_text_behind(run, row), tokenizer))
+            pieces: dict[int, Piece] = {}
+            for join in joins.values():
+                join.begin(self.between(rows, number, example))
+            for result in each:
+                if isinstance(result, Branches):
+                    yield {"piece": number, **beams.record(result)}
+                    continue
+                if isinstance(result, Event):
+                    told = record(result, texts[result.index], result.token in ends)
+                else:
+                    pieces[result.index] = piece = self._piece(run, row, result, options)
+                    told = {"index": result.index, "text": texts[result.index].rest(piece.text), "finish_reason": piece.finish_reason}
+                if len(rows) > 1:
+                    told["text"] = joins[result.index].add(told["text"])
+                yield {"piece": number, **told}
+            readings.append([pieces[index] for index in sorted(pieces)])
+        answer = self.answer(readings, rows, example, options)
+        yield {"text": "", "finish_reason": answer["finish_reason"], "answer": answer}
+
+    def between(self, rows: Sequence[Row], number: int, example: Example) -> str:
+        """What lies in the source between a row and the one before it."""
+        return ""
 
     def truth(self, example: Example, where: str) -> Any:
         raise NotImplementedError
@@ -297,6 +332,15 @@ class _Asked:
     prompt: list[int]
     source: list[int] | None
     device: torch.device
+
+
+def _text_behind(run: Run, asked: _Asked) -> Callable[[Sequence[int]], str]:
+    """What tokens add to the text of their prompt: decoded together, so that the space between is as it should be."""
+    text_of = run.text_of
+    assert text_of is not None
+    prompt = asked.prompt if asked.source is None else []
+    length = len(text_of(prompt)) if prompt else 0
+    return lambda tokens: text_of([*prompt, *tokens])[length:]
 
 
 class _Steps:
@@ -336,13 +380,6 @@ class _Steps:
 
 def _batch(part: str, rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
     return batch_of([Row({part: {"tokens": row}}, example=i) for i, row in enumerate(rows)], range(len(rows)), {}).to(device)
-
-
-def tidied(text: str) -> str:
-    """Without the space that decoders leave before marks and English endings."""
-    for untidy, tidy in _TIDY:
-        text = text.replace(untidy, tidy)
-    return text
 
 
 def told(piece: Piece) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class TextToText(Generating):
         found: list[tuple[int, int]] = []
         for a, b in sentences(source):
             found.extend(_halved(source, a, b, limit, size))
+        found = found or [(0, 0)]  # nothing but space is read as nothing
         if self.apart(options):
             yield from found
             return
@@ -154,6 +155,10 @@ class TextToText(Generating):
                 {"start": row.notes["place"][0], "end": row.notes["place"][1], "text": pieces[0].text} for row, pieces in zip(rows, readings, strict=True)
             ],
         }
+
+    def between(self, rows: Sequence[Row], number: int, example: Example) -> str:
+        end = rows[number - 1].notes["place"][1] if number else 0
+        return str(example["source"][end : rows[number].notes["place"][0]])
 
     def truth(self, example: Example, where: str) -> str:
         target = example.get("target")

@@ -70,6 +70,9 @@ class Summarization(TextToText):
             ]
         )
 
+    def final(self, rows: Sequence[Row]) -> bool:
+        return len(rows) == 1
+
     def score(self) -> Score:
         return _Score()
 
