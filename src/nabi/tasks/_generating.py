@@ -19,6 +19,7 @@ from nabi import decoding
 from nabi.batch import FILLER, Batch, Cache, Row, Target, batch_of
 from nabi.decoding import Branches, Event, Generated
 from nabi.errors import OptionError
+from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
 from nabi.nn.losses import linear_cross_entropy, token_nats
