@@ -232,13 +232,13 @@ def test_a_head_for_other_labels_starts_fresh(good: Path, tmp_path: Path) -> Non
 
 def test_a_harmless_key_is_kept_and_told_once(good: Path, tmp_path: Path) -> None:
     shutil.copytree(good, tmp_path / "model")
-    config(my_note="한글", summary_type="first", transformers_version="4.8.2")(tmp_path / "model")
-    with pytest.warns(UserWarning, match="have no effect: my_note, summary_type$") as told:
+    config(my_note="한글", spam_note="first", transformers_version="4.8.2")(tmp_path / "model")
+    with pytest.warns(UserWarning, match="have no effect: my_note, spam_note$") as told:
         model = load(tmp_path / "model")
     assert len(told) == 1
     checkpoint.save(model, tmp_path / "again")
     kept = json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8"))
-    assert (kept["my_note"], kept["summary_type"], kept["transformers_version"]) == ("한글", "first", "4.8.2")
+    assert (kept["my_note"], kept["spam_note"], kept["transformers_version"]) == ("한글", "first", "4.8.2")
     assert (listing(tmp_path / "again")[WEIGHTS]) == listing(good)[WEIGHTS]
 
 
