@@ -103,7 +103,8 @@ def tokenizer(kind: str, folder: Path, languages: tuple[str, str] = ("en", "de")
     elif kind == "bart":
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
         byte_level(special, roberta=True).save(str(folder / "tokenizer.json"))
-        settings |= {"tokenizer_class": "BartTokenizer"} | {f"{role}_token": name for role, name in zip(("bos", "pad", "eos", "unk", "mask"), special, strict=True)}
+        settings |= {"tokenizer_class": "BartTokenizer"}
+        settings |= {f"{role}_token": name for role, name in zip(("bos", "pad", "eos", "unk", "mask"), special, strict=True)}
         settings |= {"cls_token": "<s>", "sep_token": "</s>"}
     else:
         byte_level(["<|endoftext|>"], roberta=False).save(str(folder / "tokenizer.json"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from nabi import decoding
 from nabi.batch import FILLER, Batch, Cache, Row, Target, batch_of
 from nabi.decoding import Branches, Event, Generated
-from nabi.errors import OptionError
+from nabi.errors import CheckpointError, OptionError
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
@@ -40,9 +40,11 @@ class GenerationOptions:
             ``nabi.decoding.Settings``.
         renormalize_logits: as there.
         stop_sequence: v4's word for one stop string.
-        clean_up_tokenization_spaces: take away the space before marks and English endings.
+        clean_up_tokenization_spaces: take away the space before marks and English endings; None leaves the text as it is, but for v4's pipeline of
+            ``text_generation``, which takes it away.
         return_text: False gives token ids alone, as ``return_tensors`` does.
-        return_tensors: give token ids in place of text.
+        return_tensors: give token ids in place of text, as they are: the prompt or the start token before them, the end token behind. Each answer also
+            has them as ``ids``.
         long: what to do with a source that is too long.
         use_cache: accepted; the past is always kept.
     """
@@ -74,7 +76,7 @@ class GenerationOptions:
     stop_sequence: str | None = None
     seed: int | None = None
     top_alternatives: int | None = None
-    clean_up_tokenization_spaces: bool = False
+    clean_up_tokenization_spaces: bool | None = None
     return_text: bool = True
     return_tensors: bool = False
     long: Literal["window", "truncate", "error"] = "window"
@@ -106,6 +108,7 @@ class Piece:
         finish_reason: ``stop`` or ``length``.
         score: as the way of decoding ranks it.
         logprobs: of each token, the end token's last.
+        end: the end token that it ended with, if it did.
     """
 
     text: str
@@ -113,6 +116,7 @@ class Piece:
     finish_reason: Literal["stop", "length"]
     score: float | None = None
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    end: int | None = None
 
 
 class Generating(Task):
@@ -135,7 +139,9 @@ class Generating(Task):
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> Any:
-        prefix = ((config.get("task_specific_params") or {}).get(cls.hf_task) or {}).get("prefix") or config.get("prefix") or ""
+        prefix = params_of(config).get(cls.hf_task, {}).get("prefix") or config.get("prefix") or ""
+        if not isinstance(prefix, str):
+            raise CheckpointError("the prefix of config.json is no text", value=prefix, fix="the file was edited; fetch it again")
         return cls.Settings(decoding=decoding.Settings.from_hf(generation or None, config, cls.hf_task), prefix=prefix)
 
     @classmethod
@@ -185,7 +191,15 @@ class Generating(Task):
             given["max_new_tokens"] = None  # what a call says goes before what the model's file says
         if options.min_length is not None and options.min_new_tokens is None:
             given["min_new_tokens"] = None
-        return dataclasses.replace(self.decoding, **given)
+        return dataclasses.replace(self.usual(options), **given)
+
+    def usual(self, options: GenerationOptions) -> decoding.Settings:
+        """The settings of a call that says nothing."""
+        return self.decoding
+
+    def as_ids(self, options: Any) -> bool:
+        """Whether a call wants token ids in place of text."""
+        return bool(options.return_tensors or not options.return_text)
 
     # ---- a batch -------------------------------------------------------------------------------------------------------------------------------
 
@@ -281,7 +295,7 @@ class Generating(Task):
         text = whole[len(run.text_of(prompt)) :] if prompt else whole  # decoded together, so that the space between is as it should be
         if options.clean_up_tokenization_spaces:
             text = tidied(text)
-        return Piece(text, result.tokens, result.finish_reason, result.score, result.logprobs)
+        return Piece(text, result.tokens, result.finish_reason, result.score, result.logprobs, result.end)
 
     def stream(self, run: Run, row: Row, options: Any, watch: bool = False) -> Iterator[Event | Generated | Branches]:
         """Tokens of one row as they are chosen, then its answers; ``watch`` tells each step of a beam search."""
@@ -339,6 +353,18 @@ def _batch(part: str, rows: Sequence[Sequence[int]], device: torch.device) -> Ba
     return batch_of([Row({part: {"tokens": row}}, example=i) for i, row in enumerate(rows)], range(len(rows)), {}).to(device)
 
 
+def params_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The ``task_specific_params`` of a config.json, by task.
+
+    Raises:
+        CheckpointError: they are no table of tables.
+    """
+    found = config.get("task_specific_params") or {}
+    if not isinstance(found, Mapping) or not all(isinstance(params, Mapping | None) for params in found.values()):
+        raise CheckpointError("task_specific_params of config.json is no table of tables", value=found, fix="the file was edited; fetch it again")
+    return {name: params or {} for name, params in found.items()}
+
+
 def tidied(text: str) -> str:
     """Without the space that decoders leave before marks and English endings."""
     for untidy, tidy in _TIDY:
@@ -346,6 +372,7 @@ def tidied(text: str) -> str:
     return text
 
 
-def told(piece: Piece) -> dict[str, Any]:
-    """A written text as plain data."""
-    return {"text": piece.text, "tokens": list(piece.tokens), "finish_reason": piece.finish_reason, "score": piece.score}
+def told(piece: Piece, front: Sequence[int] | None = None) -> dict[str, Any]:
+    """A written text as plain data; ``front``: what its ``ids`` begin with, which it has only then."""
+    ids = {} if front is None else {"ids": [*front, *piece.tokens, *([] if piece.end is None else [piece.end])]}
+    return {"text": piece.text, "tokens": list(piece.tokens), "finish_reason": piece.finish_reason, "score": piece.score, **ids}

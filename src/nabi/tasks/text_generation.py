@@ -17,7 +17,7 @@ from nabi.inputs import Inputs
 from nabi.metrics import LanguageScore
 from nabi.metrics.written import Modelled
 from nabi.tasks import Example, Score, Use
-from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, Piece, told
+from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, Piece, tidied, told
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,12 @@ class TextGeneration(Generating):
             return {"nats": nats, "tokens": tokens, "bytes": size, "perplexity": math.exp(min(nats / tokens, 700.0))}
         (pieces,) = readings
         best: Piece = pieces[0]
+        front = rows[0].parts["text"]["tokens"] if self.as_ids(options) else None
         return {
             "text": example["text"] + best.text,
             "completion": best.text,
             "finish_reason": best.finish_reason,
-            "sequences": [told(piece) for piece in pieces],
+            "sequences": [told(piece, front) for piece in pieces],
         }
 
     def truth(self, example: Example, where: str) -> str:
@@ -135,14 +136,17 @@ class TextGeneration(Generating):
     def line(self, answer: Any) -> str:
         return str(answer["text"]) if "text" in answer else f"perplexity {answer['perplexity']:.3f}"
 
+    def as_ids(self, options: TextGenerationOptions) -> bool:
+        return super().as_ids(options) if options.return_type is None else options.return_type == 0
+
     def present(self, answer: Any, options: TextGenerationOptions, alone: bool) -> Any:
         """v4's shape: a list of dicts for each text."""
-        kind = {None: None, 0: "tensors", 1: "new", 2: "full"}[options.return_type]
-        if kind == "tensors" or (kind is None and (options.return_tensors or not options.return_text)):
-            return [{"generated_token_ids": sequence["tokens"]} for sequence in answer["sequences"]]
-        full = options.return_full_text if kind is None else kind == "full"
+        if self.as_ids(options):
+            return [{"generated_token_ids": sequence["ids"]} for sequence in answer["sequences"]]
+        full = options.return_full_text if options.return_type is None else options.return_type == 2
         prompt = answer["text"][: len(answer["text"]) - len(answer["completion"])] if full else ""
-        return [{"generated_text": prompt + sequence["text"]} for sequence in answer["sequences"]]
+        tidy = tidied if options.clean_up_tokenization_spaces is None else str
+        return [{"generated_text": prompt + tidy(sequence["text"])} for sequence in answer["sequences"]]
 
 
 class _Score(LanguageScore):
