@@ -23,6 +23,11 @@ from nabi.text import Tokenizer
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDE:0123456789'-"
 MARKS = ".,!?"
 KINDS = ("gpt2", "t5", "bart", "marian")
+# models of the golden file: kind, and how its generation_config.json is changed
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{kind: (kind, {}) for kind in KINDS},
+    "settled": ("bart", {"num_beams": 3, "max_length": 12, "min_length": 5, "no_repeat_ngram_size": 1, "forced_eos_token_id": 2, "length_penalty": 2.0}),
+}
 FAMILY_TASK = {"gpt2": "text_generation", "t5": "text2text_generation", "bart": "summarization", "marian": "translation"}
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_positions": 48},
@@ -45,7 +50,7 @@ T5_TASKS = {
 
 def byte_level(special: Sequence[str], roberta: bool) -> Library:
     """Letters, marks and Hangul by bytes; a few pieces with a space in front."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) if roberta else ["Ġ", "Ċ", *LETTERS, *MARKS]
+    alphabet = ["Ġ", "Ċ", *LETTERS, *MARKS]
     merges = [("Ġ", x) for x in (".", ",", "!", "'", "a", "t")] + [("h", "e"), ("Ġt", "he"), ("Ġ'", "s"), ("i", "n"), ("o", "n")]
     pieces = list(dict.fromkeys([*special, *alphabet, *("".join(pair) for pair in merges)]))
     library = Library(models.BPE({piece: number for number, piece in enumerate(pieces)}, merges))
@@ -114,15 +119,16 @@ def tokenizer(kind: str, folder: Path, languages: tuple[str, str] = ("en", "de")
 
 
 def randomised(model: Any, seed: int, std: float) -> Any:
-    """Every weight from N(0, std), a norm's around 1; the head and tables smaller, so that answers vary."""
+    """Every weight from N(0, std), a norm's around 1; biases smaller and positions larger, so that answers vary from place to place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std + ("norm" in name and name.endswith("weight")))
+            scale = std * (0.1 if name.endswith("bias") else 3 if "positions" in name else 1)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale + ("norm" in name and name.endswith("weight")))
     return model
 
 
-def fresh(kind: str, tokens: Path, *, task: str | None = None, seed: int = 0, std: float = 0.3, size: dict[str, Any] | None = None, **settings: Any) -> Model:
+def fresh(kind: str, tokens: Path, *, task: str | None = None, seed: int = 0, std: float = 0.5, size: dict[str, Any] | None = None, **settings: Any) -> Model:
     """A model of this kind with weights from ``seed``."""
     found = tasks.find(task or FAMILY_TASK[kind])
     pad = {"first_id": (last := Tokenizer.load(tokens).vocab_size - 1), "pad_id": last} if kind == "marian" else {}
