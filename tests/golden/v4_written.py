@@ -26,6 +26,7 @@ CASES: list[tuple[str, str, dict[str, Any], Any]] = [
     )),
     *(("text-generation", "gpt2", {"do_sample": False, **options}, given) for given in (ONE, TWO) for options in (
         {"max_new_tokens": None, "max_length": 30},
+        {"max_new_tokens": None, "max_length": 40, "prefix": "A: "},
         {"max_new_tokens": 8, "num_beams": 4, "num_return_sequences": 3},
         {"max_new_tokens": 12, "return_full_text": False},
         {"max_new_tokens": 12, "return_tensors": True},

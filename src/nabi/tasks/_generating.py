@@ -17,7 +17,7 @@ from torch import Tensor
 from nabi import decoding
 from nabi.batch import FILLER, Batch, Cache, Row, Target, batch_of
 from nabi.decoding import Branches, Event, Generated
-from nabi.errors import CheckpointError, OptionError
+from nabi.errors import CheckpointError, InputError, OptionError
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
@@ -151,7 +151,7 @@ class Generating(Task):
         tokenizer = inputs.tokenizer
         end = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id  # BERT's tokenizers end a text with their separator
         special = {"eos_token_id": () if end is None else (end,), "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
-        starts = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id)
+        starts = (tokenizer.bos_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.eos_id)  # v4 takes the first where a model says nothing
         special["decoder_start_token_id"] = next((i for i in starts if i is not None), None) if cls.generates == "target" else None
         missing: dict[str, Any] = {name: value for name, value in special.items() if getattr(found, name) in (None, ())}
         prefix = own.prefix if settings.prefix is None else settings.prefix
@@ -165,6 +165,10 @@ class Generating(Task):
         return self.decoding.to_hf()
 
     def build(self, body: Body) -> None:
+        if body.generates != self.generates:
+            kinds = {None: "writes nothing", "text": "goes on with a text", "target": "writes a text for a text"}
+            what = f"{self.name} can't be built on this family: {type(body).__name__} {kinds[body.generates]}"
+            raise OptionError(what, expected=f"a family that {kinds[self.generates]}")
         self._outputs = body.tables["tokens"]
         super().build(body)
 
@@ -351,6 +355,18 @@ class _Steps:
 
 def _batch(part: str, rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
     return batch_of([Row({part: {"tokens": row}}, example=i) for i, row in enumerate(rows)], range(len(rows)), {}).to(device)
+
+
+def refuse_chat(item: Any, where: str) -> None:
+    """Refuse messages with roles, which v4 lays out by the tokenizer's chat template.
+
+    Raises:
+        InputError: it is one, or a list of them.
+    """
+    first = item[0] if isinstance(item, list | tuple) and item else item
+    if isinstance(first, Mapping) and {"role", "content"} <= first.keys():
+        fix = "write the messages as one text, laid out as the model was taught"
+        raise InputError(f"{where} is a message of a chat, and nabi lays out no chat templates", value=first["content"], expected="a str", fix=fix)
 
 
 def params_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from nabi.batch import Row
 from nabi.errors import DataError, InputError, OptionError
 from nabi.inputs import Inputs
 from nabi.tasks import Example, Form, Use
-from nabi.tasks._generating import Generating, told
+from nabi.tasks._generating import Generating, refuse_chat, told
 
 # where a sentence ends: a mark with its closing quotes and a space behind it, a mark of Chinese or Japanese, or an end of line
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”’)\]]*|\n+")
@@ -40,9 +40,10 @@ class TextToText(Generating):
     key: str  # what v4 calls the answer: KEY_text
 
     def example_of(self, item: Any, where: str = "an input") -> Example:
-        if isinstance(item, str):
+        refuse_chat(item, where)
+        if not isinstance(item, Mapping):
             return {"source": item}
-        return {"source": item["text"], **item} if isinstance(item, dict) and "text" in item and "source" not in item else super().example_of(item, where)
+        return {"source": item["text"], **item} if "text" in item and "source" not in item else item
 
     # ---- one example -------------------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from nabi.inputs import Inputs
 from nabi.metrics import LanguageScore
 from nabi.metrics.written import Modelled
 from nabi.tasks import Example, Score, Use
-from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, Piece, tidied, told
+from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, Piece, refuse_chat, tidied, told
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ class TextGeneration(Generating):
             fix = "shorten it, or cut its beginning with handle_long_generation='hole'"
             raise InputError(f"{where or 'the text'} leaves no room", value=f"{len(ids)} tokens", expected=f"fewer than {inputs.max_length}", fix=fix)
         return Row({"text": {"tokens": ids}})
+
+    def example_of(self, item: Any, where: str = "an input") -> Example:
+        refuse_chat(item, where)
+        return super().example_of(item, where)
 
     def golden_examples(self) -> list[Example]:
         return [example for example in super().golden_examples() if example["text"]]
