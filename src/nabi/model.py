@@ -117,7 +117,7 @@ class Model(nn.Module):
                 for name in self.body.tables.keys() & streams.keys():
                     if not streams[name]:
                         fix = "give it some text: this tokenizer puts no special tokens around one"
-                        raise InputError(f"{where or 'an input'} has no {name}", expected="one at least", fix=fix)
+                        raise InputError(f"{where or 'an input'} has no tokens", expected="one at least", fix=fix)
                     if max(streams[name]) >= self.body.tables[name]:
                         what = f"{where or 'an input'} has {name} that the model has no vectors for"
                         fix = "the tokenizer is another model's" + (", or the model can't read pairs" if name == "segments" else "")

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 import nabi
-from nabi import checkpoint, tasks
+from nabi import checkpoint, cli, tasks
 from nabi.model import Model
 from nabi.text import Tokenizer
+from nabi.training.progress import Progress
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDE:0123456789'-"
 MARKS = ".,!?"
@@ -145,6 +149,54 @@ def folder(kind: str, path: Path, *, config: dict[str, Any] | None = None, gener
     if generation is not None:
         edit(path / "generation_config.json", **generation)
     return path
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "v4_written.json"
+Pipe = Callable[[str, str], Any]  # (a task's name, a model's) -> the pipeline
+
+
+@cache
+def golden() -> dict[str, Any]:
+    """What version 4 answers: see ``tests/golden/v4_written.py``."""
+    found = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def cases(name: str) -> list[Any]:
+    """The golden cases of the tasks whose name begins so."""
+    return [case for case in golden()["cases"] if case["task"].startswith(name)]
+
+
+def answered(case: dict[str, Any], pipe: Any) -> Any:
+    """What a pipeline answers in a case."""
+    return pipe(case["given"], **case["options"])
+
+
+def streamed(name: str, pipe: Pipe) -> None:
+    """An iterator is answered one by one, in version 4's shape."""
+    (case,) = [case for case in golden()["streams"] if case["task"] == name]
+    texts = iter(["the cat", "a dog in the rain , on the road !"])
+    answers = pipe(case["task"], case["model"])(texts, max_new_tokens=8, num_beams=1)
+    assert next(answers) == case["answers"][0] and list(answers) == case["answers"][1:]
+
+
+def share_that_differs(found: Sequence[dict[str, Any]], pipes: Callable[[dict[str, Any]], Any]) -> float:
+    """Of golden cases, for a model that should miss them."""
+    return sum(answered(case, pipes(case)) != case["answer"] for case in found) / len(found)
+
+
+def fitted(task: str, data: Any, plan: nabi.Plan, **given: Any) -> Any:
+    """A quiet run."""
+    return nabi.fit(task, data, plan=plan, progress=Progress("quiet", io.StringIO()), **given)
+
+
+def command(*args: Any) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = cli._run(lambda: cli.cli.main(args=[str(arg) for arg in args], prog_name="nabi", standalone_mode=False))
+    return code, out.getvalue(), err.getvalue()
 
 
 def edit(file: Path, **changes: Any) -> None:

@@ -17,6 +17,7 @@ from nabi.evaluation.comparison import Comparison, Flip, shown
 from nabi.evaluation.findings import Findings, Made, Source, versions
 from nabi.evaluation.page import Tile, cut, render
 from nabi.metrics.sections import Block, Cell, Code, Lines, Section, Table
+from nabi.tasks import Task
 
 WORST = 15  # rows with the highest loss
 DOUBTFUL = 30  # rows whose label may be wrong

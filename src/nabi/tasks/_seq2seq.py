@@ -98,6 +98,9 @@ class TextToText(Generating):
         found: list[tuple[int, int]] = []
         for a, b in sentences(source):
             found.extend(_halved(source, a, b, limit, size))
+        if not found:  # nothing but space
+            yield 0, len(source)
+            return
         if self.apart(options):
             yield from found
             return

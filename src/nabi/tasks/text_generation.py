@@ -6,8 +6,9 @@ token counts once. A document begins with the tokenizer's first special token (o
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,8 @@ from nabi.inputs import Inputs
 from nabi.metrics import LanguageScore
 from nabi.metrics.written import Modelled
 from nabi.tasks import Example, Score, Use
-from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, Piece, refuse_chat, tidied, told
+from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, GenerationSettings, Piece, refuse_chat, tidied, told
+from nabi.text import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,18 @@ class TextGenerationOptions(GenerationOptions):
     return_type: Literal[0, 1, 2] | None = None
 
 
+@dataclass(frozen=True)
+class TextGenerationSettings(GenerationSettings):
+    """What belongs to the model, beside ``GenerationSettings``.
+
+    Attributes:
+        begin: whether a prompt begins with the token that a document of training begins with. False for a model that the incumbent made, whose
+            prompts begin as its tokenizer has it.
+    """
+
+    begin: bool = True
+
+
 class TextGeneration(Generating):
     """Go on with a text."""
 
@@ -48,8 +62,12 @@ class TextGeneration(Generating):
     columns = ("text",)
     generates = "text"
     hf_task = "text-generation"
-    Options = TextGenerationOptions
+    Options, Settings = TextGenerationOptions, TextGenerationSettings
     main_metric, lower_is_better = "bits_per_byte", True
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> Any:
+        return dataclasses.replace(super().from_hf(config, outputs, generation), begin=False)
 
     # ---- one example -------------------------------------------------------------------------------------------------------------------------
 
@@ -60,7 +78,7 @@ class TextGeneration(Generating):
         if use == "predict":
             return [self._prompt(text, inputs, options, where)]
         tokenizer = inputs.tokenizer
-        start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.cls_id if tokenizer.cls_id is not None else tokenizer.eos_id
+        start = _first(tokenizer)
         end = next(iter(self.decoding.eos_token_id), None)
         ids = tokenizer.encode(text, special=False).ids
         ids = [*([] if start is None else [start]), *ids, *([] if end is None else [end])]
@@ -84,11 +102,11 @@ class TextGeneration(Generating):
         encoding = tokenizer.encode(self.prefix + options.prefix + text)
         ends = next((i for i, special in enumerate(reversed(encoding.special)) if not special), 0)  # what a template puts behind a text ends it
         ids = list(encoding.ids[: len(encoding.ids) - ends])
-        if not ids:
-            start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-            if start is None:
-                raise InputError(f"{where or 'the text'} is empty", value=text, expected="some text, as the model has no token that begins one")
-            ids = [start]
+        start = _first(tokenizer)
+        if not ids and start is None:
+            raise InputError(f"{where or 'the text'} is empty", value=text, expected="some text, as the model has no token that begins one")
+        if not ids or (self.settings.begin and start is not None and ids[0] != start):
+            ids = [start, *ids]
         if options.handle_long_generation == "hole":
             room = inputs.max_length - (self.chosen(options).max_new_tokens or 1)
             if room < 1:
@@ -151,6 +169,11 @@ class TextGeneration(Generating):
         prompt = answer["text"][: len(answer["text"]) - len(answer["completion"])] if full else ""
         tidy = tidied if options.clean_up_tokenization_spaces is None else str
         return [{"generated_text": prompt + tidy(sequence["text"])} for sequence in answer["sequences"]]
+
+
+def _first(tokenizer: Tokenizer) -> int | None:
+    """The token that a document begins with."""
+    return next((i for i in (tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id) if i is not None), None)
 
 
 class _Score(LanguageScore):
