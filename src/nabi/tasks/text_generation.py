@@ -105,7 +105,7 @@ class TextGeneration(Generating):
         start = _first(tokenizer)
         if not ids and start is None:
             raise InputError(f"{where or 'the text'} is empty", value=text, expected="some text, as the model has no token that begins one")
-        if not ids or (self.settings.begin and start is not None and ids[0] != start):
+        if start is not None and (not ids or (self.settings.begin and ids[0] != start)):
             ids = [start, *ids]
         if options.handle_long_generation == "hole":
             room = inputs.max_length - (self.chosen(options).max_new_tokens or 1)
