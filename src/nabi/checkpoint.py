@@ -322,7 +322,9 @@ class _Folder:
             f"the checkpoint has no head for {task.name}",
             value=str(self.path),
             expected=f"the weights of these heads: {', '.join(task.heads)}",
-            fix=f"train one: nabi train --task {task.name} --base {self.path} --data FILE --out DIR",
+            fix=f"train one: nabi train --task {task.name} --base {self.path} --data FILE --out DIR"
+            if task.fits(self.family.body)
+            else f"none can be trained on {self.family_name}: take a model of another family",
         )
 
     def outline(self, kinds: Sequence[str]) -> Body:

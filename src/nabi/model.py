@@ -100,7 +100,7 @@ class Model(nn.Module):
         """
         options = from_dict(self.task.Options, dict(given or {}), f"the options of {self.task.name}")
         longest = getattr(options, "max_length", None)
-        if longest is not None and not 0 < longest <= self.inputs.max_length:
+        if self.task.generates is None and longest is not None and not 0 < longest <= self.inputs.max_length:  # of an answer it means another thing
             raise OptionError("max_length is out of range", value=longest, expected=f"1 to {self.inputs.max_length}, this model's own limit")
         return options
 
@@ -115,6 +115,9 @@ class Model(nn.Module):
             row.example = number
             for streams in row.parts.values():
                 for name in self.body.tables.keys() & streams.keys():
+                    if not streams[name]:
+                        fix = "give it some text: this tokenizer puts no special tokens around one"
+                        raise InputError(f"{where or 'an input'} has no tokens", expected="one at least", fix=fix)
                     if max(streams[name]) >= self.body.tables[name]:
                         what = f"{where or 'an input'} has {name} that the model has no vectors for"
                         fix = "the tokenizer is another model's" + (", or the model can't read pairs" if name == "segments" else "")
@@ -267,7 +270,10 @@ class Model(nn.Module):
         """A few examples with this model's readings, saved with it so that a damaged or wrongly read checkpoint shows itself."""
         options, found = self.options(), []
         for example in self.task.golden_examples():
-            rows = self._golden_rows(example, options)
+            try:
+                rows = self._golden_rows(example, options)
+            except InputError:  # nothing between special tokens that this tokenizer does not have
+                continue
             found.append({"example": dict(example), "tokens": [_ids(row) for row in rows], "readings": list(self.readings(rows, options))})
         return found
 

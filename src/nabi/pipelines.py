@@ -74,7 +74,8 @@ class Pipeline:
         """
         opts = self.model.options({**self._defaults, **_known(self.model, options)})
         if isinstance(inputs, str | Mapping):
-            return self.postprocess(self._forward(self.preprocess(inputs, opts)), opts, isinstance(inputs, str) and "top_k" not in options)
+            alone = self.model.task.alone("text" if isinstance(inputs, str) else "mapping", options)
+            return self.postprocess(self._forward(self.preprocess(inputs, opts)), opts, alone)
         if hasattr(inputs, "itertuples"):  # a DataFrame, which would give its column names
             inputs = read_table(inputs)
         lazy = isinstance(inputs, Iterator)
@@ -83,14 +84,14 @@ class Pipeline:
             inputs = (data[i] for i in range(len(data)))  # type: ignore[arg-type]
         if not isinstance(inputs, Iterable):
             raise InputError("this is no input", value=repr(inputs), expected="a str, a mapping, or an iterable of these")
-        results = self._many(inputs, opts)
+        results = self._many(inputs, opts, self.model.task.alone("stream" if lazy else "list", options))
         return results if lazy else list(results)
 
-    def _many(self, inputs: Iterable[Any], options: Any) -> Iterator[Any]:
+    def _many(self, inputs: Iterable[Any], options: Any, alone: bool) -> Iterator[Any]:
         hooks = ("preprocess", "_forward", "postprocess")
         if any(getattr(type(self), name) is not getattr(Pipeline, name) for name in hooks):  # a subclass sees its inputs one by one, as in v4
-            return (self.postprocess(self._forward(self.preprocess(item, options)), options) for item in inputs)
-        return (self.model.task.present(answer, options, False) for answer in self.model.answers(inputs, options))
+            return (self.postprocess(self._forward(self.preprocess(item, options)), options, alone) for item in inputs)
+        return (self.model.task.present(answer, options, alone) for answer in self.model.answers(inputs, options))
 
     def preprocess(self, item: Any, options: Any = None) -> dict[str, Any]:
         """v4's first hook for subclasses: one input -> its ``example`` and its ``rows``."""
@@ -104,7 +105,7 @@ class Pipeline:
         return {**encoded, "answer": answer}
 
     def postprocess(self, found: Mapping[str, Any], options: Any = None, alone: bool = False) -> Any:
-        """v4's third hook: what ``_forward`` made -> the result in v4's shape; ``alone``: the call was one str."""
+        """v4's third hook: what ``_forward`` made -> the result in v4's shape; ``alone`` as ``Task.alone`` says."""
         return self.model.task.present(found["answer"], options or found["options"], alone)
 
 

@@ -164,7 +164,8 @@ def _limits(findings: Findings | None) -> list[str]:
         named = ", ".join(f"{escaped(s.name)} ({s.rows})" for s in sorted(few, key=lambda s: s.rows)[:10]) + (" and others" if len(few) > 10 else "")
         lines.append(f"- {len(few)} labels have fewer than {FEW} rows here, so their figures say little: {named}.")
     if findings.by_length:
-        lines.append(f"- Weakest length: {_said(min(findings.by_length, key=lambda s: s.figure), findings.main)}.")
+        weakest = max if findings.model.task.lower_is_better else min
+        lines.append(f"- Weakest length: {_said(weakest(findings.by_length, key=lambda s: s.figure), findings.main)}.")
     doubtful = findings.verdicts.doubtful if findings.verdicts else None
     if doubtful is not None and doubtful.any():
         lines.append(f"- {int(doubtful.sum())} of the rows that it was measured on may bear a wrong label.")

@@ -142,7 +142,7 @@ class Findings:
         chosen = np.arange(len(table))
         if len(table) > MEASURED:
             chosen = np.sort(np.random.default_rng(0).choice(chosen, MEASURED, replace=False))
-        return chosen, np.array([sum(row.tokens for row in self.model.encode(table[i], options)) for i in chosen.tolist()])
+        return chosen, np.array([sum(row.tokens for row in self.model.encode(table[i], options, "evaluate")) for i in chosen.tolist()])
 
     @cached_property
     def by_length(self) -> list[Slice]:

@@ -17,6 +17,7 @@ from nabi.evaluation.comparison import Comparison, Flip, shown
 from nabi.evaluation.findings import Findings, Made, Source, versions
 from nabi.evaluation.page import Tile, cut, render
 from nabi.metrics.sections import Block, Cell, Code, Lines, Section, Table
+from nabi.tasks import Task
 
 WORST = 15  # rows with the highest loss
 DOUBTFUL = 30  # rows whose label may be wrong
@@ -38,7 +39,7 @@ def run_report(findings: Findings | None, made: Made, model: Any, *, examples: b
         sections.append(Section("Figures", ["No dev rows were given, so nothing was measured."]))
     else:
         sections += [_figures(findings)]
-    sections += _course(made, model.task.main_metric)
+    sections += _course(made, model.task)
     if findings is not None:
         sections += _evaluated(findings, examples)
     sections += [_how(made, model), _use(made.folder, model, made.plugins)]
@@ -144,9 +145,10 @@ def _calibration_note(metrics: Mapping[str, float]) -> str:
     return "A resample shows a calibration error (ece) that is larger by its own noise, so its interval lies high." if "ece" in metrics else ""
 
 
-def _course(made: Made, main: str) -> list[Section]:
+def _course(made: Made, task: Task) -> list[Section]:
     if not made.curve:
         return []
+    main = task.main_metric
     size = round(made.curve[0][0])
     each = "each step" if size == 1 else f"mean of {size} steps"
     means = [(float(entry["step"]), float(entry["loss"])) for entry in made.history]
@@ -161,7 +163,7 @@ def _course(made: Made, main: str) -> list[Section]:
     ]
     best = ""
     if names:
-        entry = max(made.history, key=lambda e: e["metrics"][main])
+        entry = (min if task.lower_is_better else max)(made.history, key=lambda e: e["metrics"][main])  # of equal ones the first, as in fit
         best = f"The best weights are those of step {entry['step']:,}, by {main}."
     note = f"Loss: the mean over the steps since the evaluation before. {best}"
     return [Section("Course of training", [*blocks, Table(("step", "epoch", "loss", *names), rows), note])]

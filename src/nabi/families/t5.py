@@ -263,6 +263,7 @@ FAMILY = Family(
             ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
             ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
         },
+        task="text2text_generation",  # what it shall do stands in the text
         bare=frozenset({("vocabulary",), ("span",)}),
         ignore={r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "early files hold it, nothing reads it"},
     ),

@@ -24,6 +24,7 @@ from nabi.text import Tokenizer
 
 Example = Mapping[str, Any]
 Use = Literal["train", "evaluate", "predict"]
+Form = Literal["text", "mapping", "list", "stream"]  # what a pipeline is called with; a stream is an iterator or a data set
 
 
 @dataclass(frozen=True)
@@ -245,8 +246,17 @@ class Task(nn.Module):
         """The answer on one line of a terminal."""
         return json.dumps(answer, ensure_ascii=False)
 
+    def alone(self, form: Form, given: Mapping[str, Any]) -> bool:
+        """Whether v4 puts the answer into a list of its own.
+
+        Args:
+            form: what the pipeline was called with.
+            given: the call's own options.
+        """
+        return form == "text" and "top_k" not in given
+
     def present(self, answer: Any, options: Any, alone: bool) -> Any:
-        """The answer in the shape of the incumbent's v4 pipeline; ``alone``: the call was given one str and no ``top_k`` of its own."""
+        """The answer in the shape of the incumbent's v4 pipeline; ``alone`` as :meth:`alone` says."""
         return answer
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from nabi import decoding
 from nabi.batch import FILLER, Batch, Cache, Row, Target, batch_of
 from nabi.decoding import Branches, Event, Generated
-from nabi.errors import OptionError
+from nabi.errors import CheckpointError, InputError, OptionError
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
@@ -41,9 +41,11 @@ class GenerationOptions:
             ``nabi.decoding.Settings``.
         renormalize_logits: as there.
         stop_sequence: v4's word for one stop string.
-        clean_up_tokenization_spaces: take away the space before marks and English endings.
+        clean_up_tokenization_spaces: take away the space before marks and English endings; None leaves the text as it is, but for v4's pipeline of
+            ``text_generation``, which takes it away.
         return_text: False gives token ids alone, as ``return_tensors`` does.
-        return_tensors: give token ids in place of text.
+        return_tensors: give token ids in place of text, as they are: the prompt or the start token before them, the end token behind. Each answer also
+            has them as ``ids``.
         long: what to do with a source that is too long.
         use_cache: accepted; the past is always kept.
     """
@@ -75,7 +77,7 @@ class GenerationOptions:
     stop_sequence: str | None = None
     seed: int | None = None
     top_alternatives: int | None = None
-    clean_up_tokenization_spaces: bool = False
+    clean_up_tokenization_spaces: bool | None = None
     return_text: bool = True
     return_tensors: bool = False
     long: Literal["window", "truncate", "error"] = "window"
@@ -107,6 +109,7 @@ class Piece:
         finish_reason: ``stop`` or ``length``.
         score: as the way of decoding ranks it.
         logprobs: of each token, the end token's last.
+        end: the end token that it ended with, if it did.
     """
 
     text: str
@@ -114,6 +117,7 @@ class Piece:
     finish_reason: Literal["stop", "length"]
     score: float | None = None
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    end: int | None = None
 
 
 class Generating(Task):
@@ -136,7 +140,9 @@ class Generating(Task):
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> Any:
-        prefix = ((config.get("task_specific_params") or {}).get(cls.hf_task) or {}).get("prefix") or config.get("prefix") or ""
+        prefix = params_of(config).get(cls.hf_task, {}).get("prefix") or config.get("prefix") or ""
+        if not isinstance(prefix, str):
+            raise CheckpointError("the prefix of config.json is no text", value=prefix, fix="the file was edited; fetch it again")
         return cls.Settings(decoding=decoding.Settings.from_hf(generation or None, config, cls.hf_task), prefix=prefix)
 
     @classmethod
@@ -145,7 +151,7 @@ class Generating(Task):
         found = settings.decoding or own.decoding
         end = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id  # BERT's tokenizers end a text with their separator
         special = {"eos_token_id": () if end is None else (end,), "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
-        starts = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id)
+        starts = (tokenizer.bos_id, tokenizer.pad_id, tokenizer.cls_id, tokenizer.eos_id)  # v4 takes the first where a model says nothing
         special["decoder_start_token_id"] = next((i for i in starts if i is not None), None) if cls.generates == "target" else None
         missing: dict[str, Any] = {name: value for name, value in special.items() if getattr(found, name) in (None, ())}
         prefix = own.prefix if settings.prefix is None else settings.prefix
@@ -159,6 +165,10 @@ class Generating(Task):
         return self.decoding.to_hf()
 
     def build(self, body: Body) -> None:
+        if body.generates != self.generates:
+            kinds = {None: "writes nothing", "text": "goes on with a text", "target": "writes a text for a text"}
+            what = f"{self.name} can't be built on this family: {type(body).__name__} {kinds[body.generates]}"
+            raise OptionError(what, expected=f"a family that {kinds[self.generates]}")
         self._outputs = body.tables["tokens"]
         super().build(body)
 
@@ -185,7 +195,15 @@ class Generating(Task):
             given["max_new_tokens"] = None  # what a call says goes before what the model's file says
         if options.min_length is not None and options.min_new_tokens is None:
             given["min_new_tokens"] = None
-        return dataclasses.replace(self.decoding, **given)
+        return dataclasses.replace(self.usual(options), **given)
+
+    def usual(self, options: GenerationOptions) -> decoding.Settings:
+        """The settings of a call that says nothing."""
+        return self.decoding
+
+    def as_ids(self, options: Any) -> bool:
+        """Whether a call wants token ids in place of text."""
+        return bool(options.return_tensors or not options.return_text)
 
     # ---- a batch -------------------------------------------------------------------------------------------------------------------------------
 
@@ -277,7 +295,8 @@ class Generating(Task):
 
     def _piece(self, run: Run, asked: _Asked, result: Generated, options: Any) -> Piece:
         text = _text_behind(run, asked)(result.tokens)
-        return Piece(tidied(text) if options.clean_up_tokenization_spaces else text, result.tokens, result.finish_reason, result.score, result.logprobs)
+        text = tidied(text) if options.clean_up_tokenization_spaces else text
+        return Piece(text, result.tokens, result.finish_reason, result.score, result.logprobs, result.end)
 
     def stream(self, run: Run, inputs: Inputs, rows: Sequence[Row], example: Example, options: Any, watch: bool = False) -> Iterator[dict[str, Any]]:
         beams = self.chosen(options).num_beams
@@ -383,6 +402,31 @@ def _batch(part: str, rows: Sequence[Sequence[int]], device: torch.device) -> Ba
     return batch_of([Row({part: {"tokens": row}}, example=i) for i, row in enumerate(rows)], range(len(rows)), {}).to(device)
 
 
-def told(piece: Piece) -> dict[str, Any]:
-    """A written text as plain data."""
-    return {"text": piece.text, "tokens": list(piece.tokens), "finish_reason": piece.finish_reason, "score": piece.score}
+def refuse_chat(item: Any, where: str) -> None:
+    """Refuse messages with roles, which v4 lays out by the tokenizer's chat template.
+
+    Raises:
+        InputError: it is one, or a list of them.
+    """
+    first = item[0] if isinstance(item, list | tuple) and item else item
+    if isinstance(first, Mapping) and {"role", "content"} <= first.keys():
+        fix = "write the messages as one text, laid out as the model was taught"
+        raise InputError(f"{where} is a message of a chat, and nabi lays out no chat templates", value=first["content"], expected="a str", fix=fix)
+
+
+def params_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The ``task_specific_params`` of a config.json, by task.
+
+    Raises:
+        CheckpointError: they are no table of tables.
+    """
+    found = config.get("task_specific_params") or {}
+    if not isinstance(found, Mapping) or not all(isinstance(params, Mapping | None) for params in found.values()):
+        raise CheckpointError("task_specific_params of config.json is no table of tables", value=found, fix="the file was edited; fetch it again")
+    return {name: params or {} for name, params in found.items()}
+
+
+def told(piece: Piece, front: Sequence[int] | None = None) -> dict[str, Any]:
+    """A written text as plain data; ``front``: what its ``ids`` begin with, which it has only then."""
+    ids = {} if front is None else {"ids": [*front, *piece.tokens, *([] if piece.end is None else [piece.end])]}
+    return {"text": piece.text, "tokens": list(piece.tokens), "finish_reason": piece.finish_reason, "score": piece.score, **ids}

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nabi.batch import Row
 from nabi.errors import DataError, InputError, OptionError
 from nabi.inputs import Inputs
-from nabi.tasks import Example, Use
-from nabi.tasks._generating import Generating, told
+from nabi.tasks import Example, Form, Use
+from nabi.tasks._generating import Generating, refuse_chat, told
 
 # where a sentence ends: a mark with its closing quotes and a space behind it, a mark of Chinese or Japanese, or an end of line
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”’)\]]*|\n+")
@@ -40,9 +40,10 @@ class TextToText(Generating):
     key: str  # what v4 calls the answer: KEY_text
 
     def example_of(self, item: Any, where: str = "an input") -> Example:
-        if isinstance(item, str):
+        refuse_chat(item, where)
+        if not isinstance(item, Mapping):
             return {"source": item}
-        return {"source": item["text"], **item} if isinstance(item, dict) and "text" in item and "source" not in item else super().example_of(item, where)
+        return {"source": item["text"], **item} if "text" in item and "source" not in item else item
 
     # ---- one example -------------------------------------------------------------------------------------------------------------------------
 
@@ -137,20 +138,14 @@ class TextToText(Generating):
         if isinstance(readings[0], dict):
             return {name: sum(reading[name] for reading in readings) for name in ("nats", "tokens")}
         source: str = example["source"]
-        count = min(len(pieces) for pieces in readings)
-        texts = []
-        for i in range(count):
-            text, end = "", 0
-            for row, pieces in zip(rows, readings, strict=True):
-                a, b = row.notes["place"]
-                text += (source[end:a] if text else "") + pieces[i].text.strip() if len(rows) > 1 else pieces[i].text
-                end = b
-            texts.append(text)
+        front = [self._start] if self.as_ids(options) else None
+        places = [row.notes["place"] for row in rows]
+        sequences = [_joined([told(piece, front) for piece in pieces], places, source) for pieces in zip(*readings, strict=False)]
         return {
-            "text": texts[0],
-            "finish_reason": "length" if any(pieces[0].finish_reason == "length" for pieces in readings) else "stop",
+            "text": sequences[0]["text"],
+            "finish_reason": sequences[0]["finish_reason"],
             "truncated": any(row.notes["truncated"] for row in rows),
-            "sequences": [told(piece) for piece in readings[0]] if len(rows) == 1 else [{"text": text} for text in texts],
+            "sequences": sequences,
             "pieces": [
                 {"start": row.notes["place"][0], "end": row.notes["place"][1], "text": pieces[0].text} for row, pieces in zip(rows, readings, strict=True)
             ],
@@ -173,14 +168,27 @@ class TextToText(Generating):
     def line(self, answer: Any) -> str:
         return str(answer["text"])
 
+    def alone(self, form: Form, given: Mapping[str, Any]) -> bool:
+        return form != "list"
+
     def present(self, answer: Any, options: Any, alone: bool) -> Any:
-        """v4's shape: a list of dicts for one text; for a list of texts the dict itself, where each text has one answer."""
-        if options.return_tensors or not options.return_text:
-            result = [{f"{self.key}_token_ids": sequence.get("tokens", [])} for sequence in answer["sequences"]]
-        else:
-            texts = [answer["text"]] if len(answer["sequences"]) == 1 else [sequence["text"] for sequence in answer["sequences"]]
-            result = [{f"{self.key}_text": text} for text in texts]
+        """v4's shape: a list of dicts for each text; in a list of texts the dict itself, where each text has one answer."""
+        kind, name = ("token_ids", "ids") if self.as_ids(options) else ("text", "text")
+        result = [{f"{self.key}_{kind}": sequence[name]} for sequence in answer["sequences"]]
         return result if alone or len(result) > 1 else result[0]
+
+
+def _joined(pieces: Sequence[dict[str, Any]], places: Sequence[tuple[int, int]], source: str) -> dict[str, Any]:
+    """One answer of its pieces, with what lies between their places in the source."""
+    if len(pieces) == 1:
+        return pieces[0]
+    text, end = "", 0
+    for piece, (a, b) in zip(pieces, places, strict=True):
+        text += (source[end:a] if text else "") + piece["text"].strip()
+        end = b
+    ended = "length" if any(piece["finish_reason"] == "length" for piece in pieces) else "stop"
+    joined: dict[str, Any] = {name: [token for piece in pieces for token in piece[name]] for name in ("tokens", "ids") if name in pieces[0]}
+    return {"text": text, "finish_reason": ended, "score": None, **joined}
 
 
 def _halved(source: str, a: int, b: int, limit: int, size: Any) -> Iterator[tuple[int, int]]:

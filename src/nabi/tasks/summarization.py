@@ -33,10 +33,10 @@ class Summarization(TextToText):
         if len(rows) > 1:
             # what a later round puts around the summaries: the special tokens, and the prefix
             frame = inputs.tokenizer.encode(self.before(options, inputs)).ids
-            special = inputs.tokenizer.encode("")
-            after = len(special.ids) - next((i for i, x in enumerate(special.ids) if x == inputs.tokenizer.eos_id), len(special.ids))
+            marked = inputs.tokenizer.encode("a").special
+            after = len(frame) - next(i for i, special in enumerate(reversed(marked)) if not special)
             for row in rows:
-                row.notes |= {"frame": (frame[: len(frame) - after], frame[len(frame) - after :] if after else []), "limit": inputs.max_length, "round": 1}
+                row.notes |= {"frame": (frame[:after], frame[after:]), "limit": inputs.max_length, "round": 1}
         return rows
 
     def answer(self, readings: Sequence[Any], rows: Sequence[Row], example: Example, options: Any) -> Any:

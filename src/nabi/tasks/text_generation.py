@@ -6,8 +6,9 @@ token counts once. A document begins with the tokenizer's first special token (o
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,9 @@ from nabi.inputs import Inputs
 from nabi.metrics import LanguageScore
 from nabi.metrics.written import Modelled
 from nabi.tasks import Example, Score, Use
-from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, Piece, told
+from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, GenerationSettings, Piece, refuse_chat, told
+from nabi.tasks._streaming import tidied
+from nabi.text import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ class TextGenerationOptions(GenerationOptions):
     return_type: Literal[0, 1, 2] | None = None
 
 
+@dataclass(frozen=True)
+class TextGenerationSettings(GenerationSettings):
+    """What belongs to the model, beside ``GenerationSettings``.
+
+    Attributes:
+        begin: whether a prompt begins with the token that a document of training begins with. False for a model that the incumbent made, whose
+            prompts begin as its tokenizer has it.
+    """
+
+    begin: bool = True
+
+
 class TextGeneration(Generating):
     """Go on with a text."""
 
@@ -48,8 +63,12 @@ class TextGeneration(Generating):
     columns = ("text",)
     generates = "text"
     hf_task = "text-generation"
-    Options = TextGenerationOptions
+    Options, Settings = TextGenerationOptions, TextGenerationSettings
     main_metric, lower_is_better = "bits_per_byte", True
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> Any:
+        return dataclasses.replace(super().from_hf(config, outputs, generation), begin=False)
 
     # ---- one example -------------------------------------------------------------------------------------------------------------------------
 
@@ -60,7 +79,7 @@ class TextGeneration(Generating):
         if use == "predict":
             return [self._prompt(text, inputs, options, where)]
         tokenizer = inputs.tokenizer
-        start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.cls_id if tokenizer.cls_id is not None else tokenizer.eos_id
+        start = _first(tokenizer)
         end = next(iter(self.decoding.eos_token_id), None)
         ids = tokenizer.encode(text, special=False).ids
         ids = [*([] if start is None else [start]), *ids, *([] if end is None else [end])]
@@ -84,11 +103,11 @@ class TextGeneration(Generating):
         encoding = tokenizer.encode(self.prefix + options.prefix + text)
         ends = next((i for i, special in enumerate(reversed(encoding.special)) if not special), 0)  # what a template puts behind a text ends it
         ids = list(encoding.ids[: len(encoding.ids) - ends])
-        if not ids:
-            start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-            if start is None:
-                raise InputError(f"{where or 'the text'} is empty", value=text, expected="some text, as the model has no token that begins one")
-            ids = [start]
+        start = _first(tokenizer)
+        if not ids and start is None:
+            raise InputError(f"{where or 'the text'} is empty", value=text, expected="some text, as the model has no token that begins one")
+        if start is not None and (not ids or (self.settings.begin and ids[0] != start)):
+            ids = [start, *ids]
         if options.handle_long_generation == "hole":
             room = inputs.max_length - (self.chosen(options).max_new_tokens or 1)
             if room < 1:
@@ -98,6 +117,10 @@ class TextGeneration(Generating):
             fix = "shorten it, or cut its beginning with handle_long_generation='hole'"
             raise InputError(f"{where or 'the text'} leaves no room", value=f"{len(ids)} tokens", expected=f"fewer than {inputs.max_length}", fix=fix)
         return Row({"text": {"tokens": ids}})
+
+    def example_of(self, item: Any, where: str = "an input") -> Example:
+        refuse_chat(item, where)
+        return super().example_of(item, where)
 
     def golden_examples(self) -> list[Example]:
         return [example for example in super().golden_examples() if example["text"]]
@@ -112,11 +135,12 @@ class TextGeneration(Generating):
             return {"nats": nats, "tokens": tokens, "bytes": size, "perplexity": math.exp(min(nats / tokens, 700.0))}
         (pieces,) = readings
         best: Piece = pieces[0]
+        front = rows[0].parts["text"]["tokens"] if self.as_ids(options) else None
         return {
             "text": example["text"] + best.text,
             "completion": best.text,
             "finish_reason": best.finish_reason,
-            "sequences": [told(piece) for piece in pieces],
+            "sequences": [told(piece, front) for piece in pieces],
         }
 
     def truth(self, example: Example, where: str) -> str:
@@ -135,14 +159,22 @@ class TextGeneration(Generating):
     def line(self, answer: Any) -> str:
         return str(answer["text"]) if "text" in answer else f"perplexity {answer['perplexity']:.3f}"
 
+    def as_ids(self, options: TextGenerationOptions) -> bool:
+        return super().as_ids(options) if options.return_type is None else options.return_type == 0
+
     def present(self, answer: Any, options: TextGenerationOptions, alone: bool) -> Any:
         """v4's shape: a list of dicts for each text."""
-        kind = {None: None, 0: "tensors", 1: "new", 2: "full"}[options.return_type]
-        if kind == "tensors" or (kind is None and (options.return_tensors or not options.return_text)):
-            return [{"generated_token_ids": sequence["tokens"]} for sequence in answer["sequences"]]
-        full = options.return_full_text if kind is None else kind == "full"
+        if self.as_ids(options):
+            return [{"generated_token_ids": sequence["ids"]} for sequence in answer["sequences"]]
+        full = options.return_full_text if options.return_type is None else options.return_type == 2
         prompt = answer["text"][: len(answer["text"]) - len(answer["completion"])] if full else ""
-        return [{"generated_text": prompt + sequence["text"]} for sequence in answer["sequences"]]
+        tidy = tidied if options.clean_up_tokenization_spaces is None else str
+        return [{"generated_text": prompt + tidy(sequence["text"])} for sequence in answer["sequences"]]
+
+
+def _first(tokenizer: Tokenizer) -> int | None:
+    """The token that a document begins with."""
+    return next((i for i in (tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id) if i is not None), None)
 
 
 class _Score(LanguageScore):

@@ -6,19 +6,23 @@ with its place in the text, and what lay between them stays.
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nabi.decoding import Settings as Decoding
 from nabi.errors import OptionError
 from nabi.inputs import Inputs
 from nabi.metrics import TranslationScore
 from nabi.metrics.generated import tokenizer_for
 from nabi.metrics.written import Translated
 from nabi.tasks import Score
-from nabi.tasks._generating import GenerationOptions, GenerationSettings
+from nabi.tasks._generating import GenerationOptions, GenerationSettings, params_of
 from nabi.tasks._seq2seq import TextToText
+from nabi.text import Tokenizer
 
 _NAME = re.compile(r"translation_([a-z]{2,3})_to_([a-z]{2,3})")
 
@@ -42,11 +46,12 @@ class TranslationSettings(GenerationSettings):
     """What belongs to the model, beside ``GenerationSettings``.
 
     Attributes:
-        pairs: ``en_to_de`` -> what is put before the text (T5); empty if the model has one pair or takes tokens for them.
+        pairs: ``en_to_de`` -> its settings of decoding, and the ``prefix`` that is put before the text (T5's ``task_specific_params``); empty if the
+            model has one pair or takes tokens for them.
         language: of the target, by which BLEU cuts words; ``en`` and the like.
     """
 
-    pairs: Mapping[str, str] | None = None
+    pairs: Mapping[str, Mapping[str, Any]] | None = None
     language: str | None = None
 
 
@@ -60,6 +65,11 @@ class Translation(TextToText):
     main_metric = "chrf"
     Options, Settings = TranslationOptions, TranslationSettings
 
+    def __init__(self, settings: TranslationSettings) -> None:
+        super().__init__(settings)
+        pairs = settings.pairs or {}
+        self._decoding = {name: Decoding.from_hf(self.decoding.to_hf(), {"task_specific_params": pairs}, name) for name in pairs}
+
     @classmethod
     def named(cls, name: str) -> dict[str, Any] | None:
         found = _NAME.fullmatch(name)
@@ -68,9 +78,41 @@ class Translation(TextToText):
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> Any:
         own = super().from_hf(config, outputs, generation)
-        every = config.get("task_specific_params") or {}
-        pairs = {name.removeprefix("translation_"): params.get("prefix", "") for name, params in every.items() if _NAME.fullmatch(name)}
-        return TranslationSettings(own.decoding, own.prefix, own.label_smoothing, pairs or None)
+        pairs = {name.removeprefix("translation_"): found for name, found in params_of(config).items() if _NAME.fullmatch(name)}
+        return TranslationSettings(own.decoding, own.prefix or (None if pairs else ""), own.label_smoothing, pairs or None)
+
+    @classmethod
+    def completed(cls, settings: Any, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Any:
+        pairs = settings.pairs
+        if pairs is None and settings.prefix is None:  # a prefix of its own makes it a model of one pair
+            pairs = cls.from_hf(config, {}, generation).pairs
+            if pairs and settings.decoding is not None:  # how to decode was said
+                pairs = {name: {"prefix": params.get("prefix", "")} for name, params in pairs.items()}
+        found = super().completed(settings, config, generation, tokenizer)
+        languages = tokenizer.languages
+        return dataclasses.replace(found, pairs=pairs, language=settings.language or (languages[1] if languages else None))
+
+    def pair(self, options: TranslationOptions) -> str | None:
+        """Which of the model's pairs of languages a call asks for; without a word of it and without a prefix the first, as v4.
+
+        Raises:
+            OptionError: it is none of them.
+        """
+        pairs: Mapping[str, Any] = self.settings.pairs or {}
+        source, target = options.src_lang, options.tgt_lang
+        if not pairs or (target is None and self.settings.prefix is not None):
+            return None
+        if target is None:
+            first = next(iter(pairs))
+            warnings.warn(f"no languages were named: {first} is taken, of {', '.join(pairs)}; name them as in translation_{first}", stacklevel=2)
+            return first
+        if f"{source}_to_{target}" not in pairs:
+            raise OptionError("the model does not translate between these languages", value=f"{source} to {target}", expected=f"one of {', '.join(pairs)}")
+        return f"{source}_to_{target}"
+
+    def usual(self, options: TranslationOptions) -> Decoding:  # type: ignore[override]
+        pair = self.pair(options)
+        return self.decoding if pair is None else self._decoding[pair]
 
     def apart(self, options: TranslationOptions) -> bool:
         return options.split == "sentences"
@@ -82,22 +124,19 @@ class Translation(TextToText):
             OptionError: the model does not translate between these languages.
         """
         source, target = options.src_lang, options.tgt_lang
+        pair = self.pair(options)
+        if pair is not None:
+            return str(self.settings.pairs[pair].get("prefix", ""))
         if target is None:
             return self.prefix
-        pairs: Mapping[str, str] = self.settings.pairs or {}
-        if pairs:
-            if f"{source}_to_{target}" not in pairs:
-                raise OptionError("the model does not translate between these languages", value=f"{source} to {target}", expected=f"one of {', '.join(pairs)}")
-            return pairs[f"{source}_to_{target}"]
         token = f">>{target}<<"
         if inputs.tokenizer.id(token) is not None:
             return f"{token} {self.prefix}"
-        known = inputs.tokenizer.languages
-        if known is not None and (target != known[1] or (source is not None and source != known[0])):
-            raise OptionError(
-                "the model does not translate between these languages", value=f"{source} to {target}", expected=f"{known[0]} to {known[1]}",
-                fix="give a model of this pair",
-            )  # fmt: skip
+        known = inputs.tokenizer.languages or (None, self.settings.language)
+        if any(asked is not None and language is not None and asked != language for asked, language in zip((source, target), known, strict=True)):
+            expected = " to ".join(str(language or source) for language in known)
+            raise OptionError("the model does not translate between these languages", value=f"{source} to {target}", expected=expected,
+                              fix="give a model of this pair")  # fmt: skip
         return self.prefix
 
     def score(self) -> Score:
