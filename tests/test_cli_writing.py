@@ -16,7 +16,7 @@ from tasks.bytewise import PAIRS, SOURCES, TEXTS, bytewise
 from training import small
 
 FAMILIES = {"text_generation": "gpt2", "translation": "bart", "summarization": "t5", "text2text_generation": "bart"}
-STEPS = {"text_generation": 150, "translation": 100, "summarization": 160, "text2text_generation": 100}
+STEPS = {"text_generation": 150, "translation": 100, "summarization": 240, "text2text_generation": 100}
 FIGURES = {
     "text_generation": {"perplexity", "bits_per_byte"}, "translation": {"bleu", "chrf"},
     "summarization": {"rouge1", "rouge2", "rougeL", "rougeLsum"}, "text2text_generation": {"rouge1", "rouge2", "rougeL", "rougeLsum"},

@@ -98,7 +98,7 @@ class TextToText(Generating):
         found: list[tuple[int, int]] = []
         for a, b in sentences(source):
             found.extend(_halved(source, a, b, limit, size))
-        found = found or [(0, 0)]  # nothing but space is read as nothing
+        found = found or list(_halved(source, 0, len(source), limit, size)) or [(0, 0)]  # nothing but space: as it is, or nothing if that is too long
         if self.apart(options):
             yield from found
             return
