@@ -116,7 +116,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "several greedy answers": ({"num_return_sequences": 3}, "the same answer again"),
     "least new above most new": ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens=5 is more than max_new_tokens=4"),
     "least above most": ({"min_length": 5, "max_length": 4}, "min_length=5 is more than max_length=4"),
-    "least above the usual most": ({"min_length": 21}, "more than max_length=20"),
+    "least above the usual most": ({"min_length": 21, "max_length": 20}, "more than max_length=20"),
     "least new without a place for a prompt": ({"min_new_tokens": 4, "max_length": 4}, "no place for a prompt"),
     "an empty stop string": ({"stop_strings": ("a", "")}, "empty string"),
     "an empty bad word": ({"bad_words_ids": ((),)}, "empty sequence"),
@@ -151,7 +151,7 @@ def test_good_settings_pass() -> None:
 @pytest.mark.parametrize(
     ("settings", "prompt", "room", "expected"),
     [
-        ({}, 4, None, (0, 16)),
+        ({}, 4, None, (0, 20)),
         ({"max_length": 10}, 4, None, (0, 6)),
         ({"max_length": 10, "max_new_tokens": 30}, 4, None, (0, 30)),
         ({"max_new_tokens": 30}, 4, 20, (0, 16)),
@@ -168,7 +168,7 @@ def test_limits_of_an_answer(settings: dict[str, Any], prompt: int, room: int | 
 @pytest.mark.parametrize(
     ("settings", "prompt", "room", "message"),
     [
-        ({}, 20, None, "the prompt leaves no room.*fewer than max_length=20"),
+        ({"max_length": 20}, 20, None, "the prompt leaves no room.*fewer than max_length=20"),
         ({"max_new_tokens": 5}, 64, 64, "fewer than the 64 positions"),
         ({"max_new_tokens": 5, "min_new_tokens": 5}, 60, 64, "room for 5 more tokens where there is room for 4"),
         ({"min_length": 30, "max_new_tokens": 5}, 4, None, "room for 26 more tokens where there is room for 5"),

@@ -11,7 +11,19 @@ from nabi.errors import OptionError
 from nabi.layout import Layout
 from nabi.nn import fast, linear
 from nabi.nn.attention import Attention
-from nabi.nn.linear import ACTIVATIONS, Embedding, FeedForward, LayerNorm, Linear, activation, normal_, residual, uniform_
+from nabi.nn.linear import (
+    ACTIVATIONS,
+    Embedding,
+    FeedForward,
+    GatedFeedForward,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    activation,
+    normal_,
+    residual,
+    uniform_,
+)
 
 BF16 = 2e-2  # of the largest result: 8 bits of mantissa, and the rounding of what comes in
 
@@ -242,3 +254,38 @@ def test_first_weights():
     uniform_(layer, generator())
     for p in (layer.weight, layer.bias):
         assert p.abs().max() <= 1 / 8 and abs(p.std() - 1 / 8 / math.sqrt(3)) < 0.01
+
+
+# ---- the leaves of T5 ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_rms_norm_divides_by_the_root_mean_square():
+    norm, x = filled(RMSNorm(24, 1e-3)), torch.randn(5, 24, generator=generator(1)) + 1
+    want = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight.double()
+    assert relative(norm(x), want) < 2e-6 and norm(x.bfloat16()).dtype == torch.float32
+    assert relative(F.layer_norm(x, (24,), norm.weight, None, 1e-3), want) > 1e-2  # control: the mean is not taken off
+
+
+@pytest.mark.parametrize("act", ["gelu_new", "silu", "gelu"])
+def test_a_gated_feed_forward_multiplies_the_gate_by_what_goes_up(act):
+    layer = filled(GatedFeedForward(24, 40, act, 0.0))
+    x, add = torch.randn(5, 24, generator=generator(1)), torch.randn(5, 24, generator=generator(2))
+    gate, up = (F.linear(x.double(), part.double()) for part in layer.gate_up.weight.chunk(2))
+    want = F.linear(ACTIVATIONS[act](gate) * up, layer.down.weight.double()) + add
+    turned = F.linear(ACTIVATIONS[act](up) * gate, layer.down.weight.double()) + add
+    assert relative(layer(x, add), want) < 2e-6 < 1e-2 < relative(layer(x, add), turned)
+    for precision, bound in (("fp32", 2e-6), ("bf16", BF16)):
+        prepared = GatedFeedForward(24, 40, act, 0.0)
+        prepared.gate_up, prepared.down = layer.gate_up.prepared(precision), layer.down.prepared(precision)
+        with torch.no_grad():
+            assert relative(prepared(x, add), want) < bound
+
+
+@pytest.mark.parametrize("leaf", [FeedForward, GatedFeedForward])
+def test_dropout_inside_a_feed_forward_is_there_only_in_training(leaf):
+    layer, x = filled(leaf(24, 40, "relu", 0.0, 0.5)), torch.randn(5, 24, generator=generator(1))
+    drawn = [layer(x, x) for _ in range(2)]
+    still = [layer.eval()(x, x) for _ in range(2)]
+    assert not torch.equal(*drawn) and torch.equal(*still)
+    layer.inner_dropout = None
+    assert torch.equal(layer.train()(x, x), still[0])

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from nabi.config import from_dict, to_dict
 from nabi.errors import InputError, OptionError
 
-DEFAULT_LENGTH = 20  # tokens in all, if nothing else is said
+DEFAULT_LENGTH = 20  # new tokens, if nothing else is said
 # Settings of the incumbent that change the answer and are not built: name -> the values that change nothing
 ABSENT: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (), "constraints": (), "diversity_penalty": (0,), "dola_layers": (), "encoder_repetition_penalty": (1,),
@@ -164,10 +164,11 @@ class Settings:
             yield f"num_return_sequences={self.num_return_sequences} without beams or do_sample would be the same answer again and again"
         if self.max_new_tokens is not None and self.min_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             yield f"min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}"
-        if self.max_new_tokens is None and self.min_new_tokens is None and self.min_length > self.most:
-            yield f"min_length={self.min_length} is more than max_length={self.most}"
-        if self.max_new_tokens is None and self.min_new_tokens is not None and self.min_new_tokens >= self.most:  # a prompt has a token at least
-            yield f"min_new_tokens={self.min_new_tokens} leaves max_length={self.most} no place for a prompt"
+        if self.max_new_tokens is None and self.max_length is not None:
+            if self.min_new_tokens is None and self.min_length > self.max_length:
+                yield f"min_length={self.min_length} is more than max_length={self.max_length}"
+            if self.min_new_tokens is not None and self.min_new_tokens >= self.max_length:  # a prompt has a token at least
+                yield f"min_new_tokens={self.min_new_tokens} leaves max_length={self.max_length} no place for a prompt"
 
     def _ids(self, vocab_size: int | None) -> Iterator[str]:
         if any(not text for text in self.stop_strings):
@@ -180,11 +181,6 @@ class Settings:
             wrong = [i for i in _flat(getattr(self, name)) if i < 0 or (vocab_size is not None and i >= vocab_size and name not in _UNREAD)]
             if wrong:
                 yield f"{name} holds {', '.join(map(str, wrong))}: not among the {vocab_size or ''} tokens of the vocabulary".replace("  ", " ")
-
-    @property
-    def most(self) -> int:
-        """Tokens in all, where ``max_new_tokens`` is not set."""
-        return DEFAULT_LENGTH if self.max_length is None else self.max_length
 
     def limits(self, prompt: int, decoder_only: bool, room: int | None = None) -> tuple[int, int]:
         """The fewest and the most tokens that are generated behind a prompt, the end token counted among the most.
@@ -200,10 +196,10 @@ class Settings:
         what = "the prompt" if decoder_only else "the beginning of the output"
         if prompt < 1:
             raise InputError(f"{what} is empty", expected="one token at least", fix="begin with the model's bos or decoder start token")
-        most = self.most - prompt if self.max_new_tokens is None else self.max_new_tokens
+        most = self.max_new_tokens if self.max_new_tokens is not None else DEFAULT_LENGTH if self.max_length is None else self.max_length - prompt
         if most < 1:
             fix = "set max_new_tokens, a greater max_length or a shorter text"
-            raise InputError(f"{what} leaves no room for an answer", value=f"{prompt} tokens", expected=f"fewer than max_length={self.most}", fix=fix)
+            raise InputError(f"{what} leaves no room for an answer", value=f"{prompt} tokens", expected=f"fewer than max_length={self.max_length}", fix=fix)
         if room is not None:
             most = min(most, room - prompt)
             if most < 1:

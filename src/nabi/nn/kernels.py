@@ -286,6 +286,8 @@ def _sdpa(
     shown = mask if added is None else added.to(q.dtype)
     if added is not None and mask is not None:
         shown = added.to(q.dtype).masked_fill(~mask, float("-inf"))
+    if shown is not None and shown.dim() == 3:
+        shown = shown[None]  # torch's fast path takes two axes or four
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(q, k, v, shown, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped)

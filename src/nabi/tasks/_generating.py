@@ -143,7 +143,8 @@ class Generating(Task):
         own = cls.from_hf(config, {}, generation)
         found = settings.decoding or own.decoding
         tokenizer = inputs.tokenizer
-        special = {"eos_token_id": () if tokenizer.eos_id is None else (tokenizer.eos_id,), "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
+        end = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id  # BERT's tokenizers end a text with their separator
+        special = {"eos_token_id": () if end is None else (end,), "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
         starts = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.cls_id, tokenizer.eos_id)
         special["decoder_start_token_id"] = next((i for i in starts if i is not None), None) if cls.generates == "target" else None
         missing: dict[str, Any] = {name: value for name, value in special.items() if getattr(found, name) in (None, ())}

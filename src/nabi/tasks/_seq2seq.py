@@ -119,7 +119,7 @@ class TextToText(Generating):
     def _target(self, target: str, inputs: Inputs, where: str) -> list[int]:
         tokenizer = inputs.tokenizer.target
         ids = tokenizer.encode(target).ids
-        end = self.decoding.eos_token_id[0] if self.decoding.eos_token_id else tokenizer.eos_id
+        end = next(iter(self.decoding.eos_token_id), None)
         if end is not None and ids[-1:] != [end]:
             ids = [*ids, end]
         if not ids:

@@ -61,7 +61,7 @@ class TextGeneration(Generating):
             return [self._prompt(text, inputs, options, where)]
         tokenizer = inputs.tokenizer
         start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.cls_id if tokenizer.cls_id is not None else tokenizer.eos_id
-        end = self.decoding.eos_token_id[0] if self.decoding.eos_token_id else tokenizer.eos_id
+        end = next(iter(self.decoding.eos_token_id), None)
         ids = tokenizer.encode(text, special=False).ids
         ids = [*([] if start is None else [start]), *ids, *([] if end is None else [end])]
         if len(ids) < 2:
