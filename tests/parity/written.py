@@ -78,9 +78,9 @@ KINDS: Mapping[str, Kind] = {
     "t5 1.0": Kind("T5ForConditionalGeneration", _T5, 0.6, 0.2, 0.25, 0.3),
     "t5 1.1": Kind("T5ForConditionalGeneration", _GATED, 0.2, 0.15, 0.16, 0.3),
     "bart": Kind("BartForConditionalGeneration", _BART, 0.3, 0.15, 0.3, 0.3),
-    "marian": Kind("MarianMTModel", _MARIAN, 0.2, 0.1, 0.8, 0.5),
+    "marian": Kind("MarianMTModel", _MARIAN, 0.2, 0.1, 0.5, 0.5),
 }
-OF_2017 = Kind("", {}, 0.2, 0.1, 0.8, 0.5)
+OF_2017 = Kind("", {}, 0.2, 0.1, 0.5, 0.5)
 EVERY = [*KINDS, "transformer"]
 _TABLES = ("wte.weight", "tokens_embed.weight", "shared.weight", "lm_head.weight", "embeddings.tokens.weight")
 _PLACES = ("wpe", "positions_embed", "embed_positions", "relative_attention_bias")
