@@ -14,7 +14,10 @@ from nabi.data.shipped import sms_spam
 from parity.written import Incumbent, Pair
 
 END = "<|endoftext|>"
-SIZE = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "max_positions": 128, "init_std": 0.1, "hidden_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}
+SIZE = {
+    "hidden_size": 64, "num_layers": 2, "num_heads": 4, "max_positions": 128, "init_std": 0.1,
+    "hidden_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0,
+}  # fmt: skip
 
 
 def trained(folder: Path) -> Pair:

@@ -103,7 +103,9 @@ class Uncached(nn.Module):
         self, texts: Sequence[Sequence[int]], settings: Mapping[str, Any], ends: Sequence[int], text_of: Callable[[Sequence[int]], str]
     ) -> list[list[Theirs]]:
         """Of each text."""
-        return [self._search(text, settings, ends, text_of) if settings.get("num_beams", 1) > 1 else [self._best(text, settings, ends, text_of)] for text in texts]
+        if settings.get("num_beams", 1) > 1:
+            return [self._search(text, settings, ends, text_of) for text in texts]
+        return [[self._best(text, settings, ends, text_of)] for text in texts]
 
     def _best(self, text: Sequence[int], settings: Mapping[str, Any], ends: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> Theirs:
         change, said = processors(settings, [START], text, ends), settings.get("stop_strings", ())

@@ -244,7 +244,7 @@ class Pair:
         """Random ones, or beginnings of the source's."""
         dice = random.Random(seed)
         if self.source:
-            return [text[: dice.choice(lengths)] for text in (dice.sample(self.source, count) if count <= len(self.source) else dice.choices(self.source, k=count))]
+            return [text[: dice.choice(lengths)] for text in dice.choices(self.source, k=count)]
         return [[dice.randrange(4, VOCAB) for _ in range(dice.choice(lengths))] for _ in range(count)]
 
     def text_of(self, tokens: Sequence[int]) -> str:
