@@ -96,12 +96,12 @@ def test_a_text_is_written_for_each_input(task: str, call: Callable[..., Done]) 
     assert [answer["pieces"][0]["end"] for answer in done.lines] == [len(source) for source in SOURCES]
 
 
-def test_nothing_but_space_is_an_empty_text(call: Callable[..., Done]) -> None:
-    empty = call("predict", "translation", "", "--json")
-    assert empty.code == 0 and empty.lines[0]["pieces"][0]["end"] == 0
-    for text, option in ((" \n ", "split=sentences"), (" " * 2000, "split=auto"), ("", "split=sentences")):
+def test_nothing_but_space_is_read_as_it_is_or_as_nothing_if_that_is_too_long(call: Callable[..., Done]) -> None:
+    empty, space = (call("predict", "translation", text, "--json") for text in ("", " \n "))
+    assert empty.code == space.code == 0 and [done.lines[0]["pieces"][0]["end"] for done in (empty, space)] == [0, 3]
+    for text, option, wanted in ((" \n ", "split=sentences", space), (" " * 2000, "split=auto", empty), ("", "split=sentences", empty)):
         done = call("predict", "translation", text, "--set", option, "--json")
-        assert done.code == 0 and done.lines == empty.lines, (text[:9], done.err)
+        assert done.code == 0 and done.lines == wanted.lines, (text[:9], done.err)
 
 
 def test_a_text_goes_on(call: Callable[..., Done]) -> None:

@@ -232,7 +232,7 @@ class Generating(Task):
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
     def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
-        """``{"nats", "tokens"}`` of a row with targets, else its :class:`Piece` s, best first."""
+        """``{"nats", "tokens"}`` of a row with targets, else its :class:`Piece` s: beams best first, draws by their index."""
         asked: dict[int, _Asked] = {}
         for batch in batches:
             if "next" in batch.targets:
@@ -245,7 +245,7 @@ class Generating(Task):
                 row = list(asked)[result.row]
                 found.setdefault(row, {})[result.index] = self._piece(run, asked[row], result, options)
         for row, pieces in found.items():
-            yield row, [pieces[index] for index in sorted(pieces)]
+            yield row, [pieces[index] for index in sorted(pieces)]  # draws come as they end, which depends on the other rows
 
     def _measured(self, run: Run, batch: Batch) -> Iterator[tuple[int, dict[str, float]]]:
         part = batch.parts[str(self.generates)]
