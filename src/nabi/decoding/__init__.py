@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from nabi.decoding import beam, sampling
-from nabi.decoding.settings import Settings
+from nabi.decoding.settings import DEFAULT_LENGTH, Settings
 from nabi.decoding.steps import Branches, Ending, Event, Generated, Request, Steps
 from nabi.errors import InputError, OptionError
 
-__all__ = ["Branches", "Event", "Generated", "Settings", "Steps", "generate"]
+__all__ = ["DEFAULT_LENGTH", "Branches", "Event", "Generated", "Settings", "Steps", "generate"]
 
 
 def generate(

@@ -123,6 +123,7 @@ def run(steps: Steps, requests: Sequence[Request], settings: Settings, ending: E
     board = Board.fresh(0, beams)
     cache: Cache | None = None
     scores: Tensor | None = None
+    room: Tensor | None = None  # for log-probabilities, once for all steps: fresh memory of this size costs more than what is computed in it
     processors: Processors | None = None
     while waiting or searches:
         free = max(slots // beams, 1) - len(searches)
@@ -140,7 +141,10 @@ def run(steps: Steps, requests: Sequence[Request], settings: Settings, ending: E
                 cache.admit(more)
                 scores = torch.cat([scores, first])
         assert scores is not None and cache is not None and processors is not None
-        told = _advance(searches, board, *_continuations(scores, processors, settings, kept), kept, settings, ending)
+        if room is None or room.shape != scores.shape:
+            room = torch.empty_like(scores)
+        torch.log_softmax(scores, 1, out=room)
+        told = _advance(searches, board, *_continuations(room, processors, settings, kept), kept, settings, ending)
         if watch:
             yield from told
         for search, ranked in zip(searches, board.ended.tolist(), strict=True):
@@ -163,8 +167,7 @@ def run(steps: Steps, requests: Sequence[Request], settings: Settings, ending: E
 
 
 def _continuations(scores: Tensor, processors: Processors, settings: Settings, kept: int) -> tuple[Tensor, Tensor]:
-    """The best next tokens of each beam, on the host: (N, K) log-probabilities and tokens. No candidate of a search lies outside of these."""
-    scores = scores.log_softmax(1)
+    """The best next tokens of each beam by log-probabilities (N, V), which are changed: (N, K) on the host. No candidate of a search lies outside of these."""
     processors(scores)
     values, tokens = top(scores, min(kept, scores.shape[1]))
     if settings.renormalize_logits and processors.active:

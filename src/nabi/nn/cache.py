@@ -6,8 +6,10 @@ parent) get copies but for the first heir; what an encoder said is kept once and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,7 +71,7 @@ class Slots:
         need = max(n + more for n, more in zip(past, at.lengths, strict=True))
         if self._buffer is None:
             self.size = max(self.size, need)
-            self._buffer = k.new_zeros(self.layers, 2, len(self.filled) * self.size, *k.shape[1:])
+            self._buffer = _zeros(k, self.layers, 2, len(self.filled) * self.size, *k.shape[1:])
         elif need > self.size:
             self._grow(len(self.filled), need + need // 4)
         assert at.rows is not None
@@ -128,7 +130,7 @@ class Slots:
         if other._buffer is not None and other.size > self.size and max(other.lengths) > self.size:
             self._grow(len(self.filled), other.size)
         if self._buffer is None and other._buffer is not None:
-            self._buffer = other._buffer.new_zeros(self.layers, 2, len(self.filled) * self.size, *other._buffer.shape[3:])
+            self._buffer = _zeros(other._buffer, self.layers, 2, len(self.filled) * self.size, *other._buffer.shape[3:])
         free = self._free(len(used), set(self.rows))
         self._copy(other, used, free)
         place = dict(zip(used, free, strict=True))
@@ -144,25 +146,31 @@ class Slots:
         return free
 
     def _copy(self, source: Slots, old: Sequence[int], new: Sequence[int]) -> None:
-        longest = max((source.filled[slot] for slot in old), default=0)
-        if self._buffer is not None and longest:
-            assert source._buffer is not None
-            theirs, mine = _by_slot(source._buffer, source.size), _by_slot(self._buffer, self.size)
-            mine[:, :, list(new), :longest] = theirs[:, :, list(old), :longest]
-            self.copied += longest * len(old)
+        both = [_by_slot(x._buffer, x.size) for x in (source, self) if x._buffer is not None]
         for to, slot in zip(new, old, strict=True):
-            self.filled[to] = source.filled[slot]
+            if filled := source.filled[slot]:
+                theirs, mine = both
+                mine[:, :, to, :filled] = theirs[:, :, slot, :filled]  # one by one: all at once they would be gathered in memory of their own first
+                self.copied += filled
+            self.filled[to] = filled
 
     def _grow(self, slots: int, size: int) -> None:
         count, longest = len(self.filled), max((self.filled[slot] for slot in self.rows), default=0)
         if self._buffer is not None:
             old = _by_slot(self._buffer, self.size)
-            new = old.new_zeros(*old.shape[:2], slots, size, *old.shape[4:])
+            new = _zeros(old, *old.shape[:2], slots, size, *old.shape[4:])
             new[:, :, :count, :longest] = old[:, :, :, :longest]
             self._buffer = new.flatten(2, 3)
             self.copied += longest * len(set(self.rows))
         self.filled += [0] * (slots - count)
         self.size = size
+
+
+def _zeros(like: Tensor, *shape: int) -> Tensor:
+    """Zeros; on a CPU of pages that the system gives when they are first written to, for most of a cache is never reached."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.dtype.itemsize, np.uint8)).view(like.dtype).view(shape)
 
 
 def _by_slot(buffer: Tensor, size: int) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SMALL = 1 << 18  # numbers in a matrix
+
 
 @functools.cache
 def has_amx() -> bool:
@@ -86,8 +88,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if plain or torch.is_autocast_enabled("cpu") or not prefers_onednn() or type(weight) not in (Tensor, torch.nn.Parameter):
         return F.linear(x, weight, bias)
     if not torch.is_grad_enabled():
-        # one row is read at the speed of memory either way, and oneDNN's setting up costs more than a small product
-        return F.linear(x, weight, bias) if x.numel() == x.shape[-1] else in_onednn(F.linear, x, weight, bias)
+        # one row by a small matrix takes less time than oneDNN's setting up; by a large one oneDNN's threads read memory faster than MKL's single one
+        small = x.numel() == x.shape[-1] and (weight.numel() < SMALL or torch.get_num_threads() == 1)
+        return F.linear(x, weight, bias) if small else in_onednn(F.linear, x, weight, bias)
     return _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -110,17 +113,17 @@ class PreparedLinear(nn.Module):
         if self.fused:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, 1024)
 
-    def forward(self, x: Tensor, add: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """(..., W) -> (..., C): x @ weight.T + bias, then GELU, or plus ``add`` (..., C)."""
-        x = x.to(self.dtype)
+    def forward(self, x: Tensor, add: Tensor | None = None, *, gelu: bool = False, bias: Tensor | None = None) -> Tensor:
+        """(..., W) -> (..., C): x @ weight.T + bias, then GELU, or plus ``add`` (..., C); ``bias`` (C,) stands in for a layer's own that it lacks."""
+        x, bias = x.to(self.dtype), self.bias if bias is None else bias.to(self.dtype)
         if self.fused and not x.requires_grad:
             if add is not None:
-                y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, add.to(self.dtype).contiguous(), self.weight, self.bias, "add")
+                y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, add.to(self.dtype).contiguous(), self.weight, bias, "add")
                 return y
-            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
             return y
         weight = self.weight.to_dense() if self.weight.is_mkldnn else self.weight
-        y = F.linear(x, weight, self.bias)
+        y = F.linear(x, weight, bias)
         if gelu:
             y = F.gelu(y)
         return y if add is None else y + add.to(self.dtype)

@@ -97,8 +97,11 @@ class Head(nn.Module):
     def forward(self, x: Tensor, table: Embedding | None = None) -> Tensor:
         """(K, W) -> (K, C); ``table`` is what the head is tied to."""
         x = self.before(x)
-        y: Tensor = self.out(x) if table is None else table.scores(x)
-        return y + self.bias.to(y.dtype) if hasattr(self, "bias") else y
+        bias = self.bias.flatten() if hasattr(self, "bias") else None
+        if table is not None:
+            return table.scores(x, bias)
+        y: Tensor = self.out(x)
+        return y if bias is None else y + bias.to(y.dtype)
 
     def logits(self, run: Run, x: Tensor) -> Tensor:
         """Hidden values (K, W) -> (K, C), in float32 at least."""

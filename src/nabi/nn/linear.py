@@ -130,9 +130,9 @@ class Embedding(nn.Module):
         """(T,) int64 -> (T, W)."""
         return F.embedding(ids, self.weight, sparse=self.sparse)
 
-    def scores(self, x: Tensor) -> Tensor:
-        """(K, W) -> (K, count): the product with every vector."""
-        y: Tensor = self._packed[0](x) if self._packed else fast.linear(x, self.weight, None)
+    def scores(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(K, W) -> (K, count): the product with every vector, plus ``bias`` (count,)."""
+        y: Tensor = self._packed[0](x, bias=bias) if self._packed else fast.linear(x, self.weight, bias)
         return y
 
     def prepared(self, precision: str) -> Embedding:

@@ -27,6 +27,7 @@ from nabi.tasks import Example, Task
 from nabi.tasks._streaming import Beams, Joining, Unfolding, record, tidied
 from nabi.text import Tokenizer
 
+TOKENS, SCORES = 1 << 14, 1 << 23  # of all rows that are written at a time: tokens of their past, and numbers of one step
 IGNORED = -100  # a place of a target that is not predicted
 
 
@@ -289,9 +290,17 @@ class Generating(Task):
             sources=sources,
             text_of=run.text_of,
             numbers=list(asked),
+            slots=self._slots(rows, settings),
             events=events,
             watch=watch,
         )
+
+    def _slots(self, rows: Sequence[_Asked], settings: decoding.Settings) -> int:
+        """How many rows are written at a time: many make large products, as long as their past and the scores of a step stay small."""
+        most = settings.max_new_tokens or settings.max_length or decoding.DEFAULT_LENGTH
+        read = max(len(row.prompt) + len(row.source or ()) for row in rows)
+        answer = min(most, 2 * read + 32) if rows[0].source is not None else most  # a text made of another is seldom twice as long
+        return max(8, min(128, TOKENS // (read + answer), SCORES // max(self._outputs, 1)))
 
     def _piece(self, run: Run, asked: _Asked, result: Generated, options: Any) -> Piece:
         text = _text_behind(run, asked)(result.tokens)
