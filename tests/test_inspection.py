@@ -387,7 +387,7 @@ def test_bench(good: Path, tmp_path: Path) -> None:
 
 def test_bench_sees_a_precision_that_is_wrong(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = torch.nn.functional.linear
-    monkeypatch.setattr("nabi.nn.fast.PreparedLinear.forward", lambda self, x, add=None, gelu=False: usual(x.float(), self.weight.to_dense().float()) * 0 + 1)
+    monkeypatch.setattr("nabi.nn.fast.PreparedLinear.forward", lambda self, x, add=None, act="": usual(x.float(), self.weight.to_dense().float()) * 0 + 1)
     found = measure(str(good), write(tmp_path / "a.jsonl", small.rows(8)), seconds=0.1)
     assert found["variants"][1]["difference"] > 0.1
 

@@ -44,10 +44,10 @@ def relative(a, b):
     return ((a.double() - b.double()).abs().max() / b.double().abs().max()).item()
 
 
-def exact(layer, x, add=None, gelu=False):
+def exact(layer, x, add=None, act=""):
     """The same in float64 by torch's own."""
     y = F.linear(x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double())
-    y = F.gelu(y) if gelu else y
+    y = ACTIVATIONS[act](y) if act else y
     return y if add is None else y + add.double()
 
 
@@ -64,7 +64,7 @@ def test_both_routes_of_linear_are_torchs_product(monkeypatch, onednn, bias, sha
     for y, want in (
         (layer(x), exact(layer, x)),
         (layer(x, add), exact(layer, x, add)),
-        (layer(x, gelu=True), exact(layer, x, gelu=True)),
+        (layer(x, act="gelu"), exact(layer, x, act="gelu")),
     ):
         assert relative(y, want) < 2e-6
         grad = torch.randn(y.shape, generator=generator(3))
@@ -131,7 +131,11 @@ def test_prepared_copies_agree(precision, bound, fused, bias):
     for rows in (1, 7, 130):
         x, add = torch.randn(rows, 48, generator=generator(1)), torch.randn(rows, 33, generator=generator(2))
         with torch.inference_mode():
-            results = [(copy(x), exact(layer, x)), (copy(x, add), exact(layer, x, add)), (copy(x, gelu=True), exact(layer, x, gelu=True))]
+            results = [(copy(x), exact(layer, x)), (copy(x, add), exact(layer, x, add))]
+            results += [(copy(x, act=act), exact(layer, x, act=act)) for act in fast.FUSED]
+            other = torch.randn(33, generator=generator(3))
+            if not bias:
+                results.append((copy(x, bias=other), exact(layer, x) + other))
         for y, want in results:
             assert y.dtype == linear.PRECISIONS[precision] and relative(y, want) < bound
         assert relative(results[0][0], exact(layer, x) * (1 + 20 * bound)) > bound  # control

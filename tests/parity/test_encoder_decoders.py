@@ -352,7 +352,7 @@ def test_beams_that_share_a_source_equal_one_pass(family: str, tmp_path: Path, t
             source = [source[p] for p in parents]
             fed = [[int(torch.randint(5, VOCAB, (), generator=g))] for _ in parents]
             now = [now[p] + t for p, t in zip(parents, fed, strict=True)]
-        assert len(now) == 12 and cache.cross is not None and len(cache.cross.filled) == 3  # twelve beams read three sources where they lie
+        assert len(now) == 12 and cache.cross is not None and len(cache.cross.stamps) == 3  # twelve beams read three sources where they lie
         return gaps
 
     found, control = run(wrong=False), run(wrong=True)

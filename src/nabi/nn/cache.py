@@ -1,7 +1,8 @@
 """The past of a batch: keys and values of every layer in slots, one slot a row.
 
 Unusual: nothing is copied when a token is added. A slot has room to spare and grows in steps of a quarter; rows that an order puts on one slot (beams of one
-parent) get copies but for the first heir; what an encoder said is kept once and shared by all rows that read it.
+parent) get copies but for the first heir, and only of what their new slot does not hold already: beams have most of their past in common. What an encoder said
+is kept once and shared by all rows that read it.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ class Slots:
     Attributes:
         size: tokens in a slot.
         rows: the slot of each row.
-        filled: tokens in each slot.
+        stamps: of each slot a number for each token in it; two tokens with one number are one token, as is all that lies before them.
         copied: tokens that were moved to grow or to part rows, over all calls.
     """
 
     def __init__(self, layers: int, rows: int, reserve: int, *, shared: bool = False) -> None:
         self.layers, self.size, self.shared = layers, max(reserve, 1), shared
-        self.rows, self.filled = list(range(rows)), [0] * rows
-        self.copied = 0
+        self.rows = list(range(rows))
+        self.stamps: list[list[int]] = [[] for _ in range(rows)]
+        self.copied, self._stamp = 0, 0
         self._buffer: Tensor | None = None
         self._at: Layout | None = None
         self._of: Layout | None = None
@@ -50,7 +52,7 @@ class Slots:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        return [self.filled[slot] for slot in self.rows]
+        return [len(self.stamps[slot]) for slot in self.rows]
 
     def append(self, layer: int, k: Tensor, v: Tensor, at: Layout) -> tuple[Tensor, Tensor, Layout]:
         """Store the keys and values (T, H, D) of new tokens; all of the rows' keys and values, and where they lie."""
@@ -71,9 +73,9 @@ class Slots:
         need = max(n + more for n, more in zip(past, at.lengths, strict=True))
         if self._buffer is None:
             self.size = max(self.size, need)
-            self._buffer = _zeros(k, self.layers, 2, len(self.filled) * self.size, *k.shape[1:])
+            self._buffer = _zeros(k, self.layers, 2, len(self.stamps) * self.size, *k.shape[1:])
         elif need > self.size:
-            self._grow(len(self.filled), need + need // 4)
+            self._grow(len(self.stamps), need + need // 4)
         assert at.rows is not None
         starts = torch.tensor([slot * self.size + n for slot, n in zip(self.rows, past, strict=True)]) - at.begins
         self._index = starts.to(k.device)[at.rows] + torch.arange(len(at.rows), device=k.device)
@@ -100,13 +102,13 @@ class Slots:
     def advance(self, at: Layout) -> None:
         """The forward over ``at`` is over: its tokens count as past."""
         for slot, n in zip(self.rows, at.lengths, strict=True):
-            self.filled[slot] += n
+            self.stamps[slot] += self._fresh(n)
         self._at = self._of = None
 
     def crop(self, lengths: Sequence[int]) -> None:
         """Forget what lies beyond ``lengths`` tokens of each row."""
         for slot, n in zip(self.rows, lengths, strict=True):
-            self.filled[slot] = min(n, self.filled[slot])
+            del self.stamps[slot][n:]
         self._at = self._of = None
 
     def reorder(self, rows: Sequence[int]) -> None:
@@ -117,7 +119,7 @@ class Slots:
             held: set[int] = set()
             twice = [i for i, slot in enumerate(slots) if slot in held or held.add(slot)]  # type: ignore[func-returns-value]
             if twice:
-                free = self._free(len(twice), held)
+                free = self._nearest([slots[i] for i in twice], held)
                 self._copy(self, [slots[i] for i in twice], free)
                 for i, slot in zip(twice, free, strict=True):
                     slots[i] = slot
@@ -128,9 +130,9 @@ class Slots:
         self._at = self._of = None
         used = sorted(set(other.rows))
         if other._buffer is not None and other.size > self.size and max(other.lengths) > self.size:
-            self._grow(len(self.filled), other.size)
+            self._grow(len(self.stamps), other.size)
         if self._buffer is None and other._buffer is not None:
-            self._buffer = _zeros(other._buffer, self.layers, 2, len(self.filled) * self.size, *other._buffer.shape[3:])
+            self._buffer = _zeros(other._buffer, self.layers, 2, len(self.stamps) * self.size, *other._buffer.shape[3:])
         free = self._free(len(used), set(self.rows))
         self._copy(other, used, free)
         place = dict(zip(used, free, strict=True))
@@ -138,32 +140,70 @@ class Slots:
 
     def _free(self, count: int, held: set[int]) -> list[int]:
         """This many slots that nobody in ``held`` has, new ones if there are too few."""
-        free = [slot for slot in range(len(self.filled)) if slot not in held][:count]
+        free = [slot for slot in range(len(self.stamps)) if slot not in held][:count]
         if len(free) < count:
             more = count - len(free)
-            free += range(len(self.filled), len(self.filled) + more)
-            self._grow(len(self.filled) + more, self.size)
+            free += range(len(self.stamps), len(self.stamps) + more)
+            self._grow(len(self.stamps) + more, self.size)
         return free
 
+    def _nearest(self, slots: Sequence[int], held: set[int]) -> list[int]:
+        """For each of these slots one that nobody in ``held`` has, with as much in common with it as there is."""
+        free: dict[int, list[int]] = {}
+        for slot, stamps in enumerate(self.stamps):
+            if stamps and slot not in held:
+                free.setdefault(stamps[0], []).append(slot)
+        found: list[int | None] = []
+        for slot in slots:
+            kin = free.get(self.stamps[slot][0] if self.stamps[slot] else -1)
+            found.append(max(kin, key=lambda other: _common(self.stamps[other], self.stamps[slot])) if kin else None)
+            if kin:
+                kin.remove(found[-1])  # type: ignore[arg-type]
+        rest = iter(self._free(found.count(None), held | {slot for slot in found if slot is not None}))
+        return [next(rest) if slot is None else slot for slot in found]
+
+    def _fresh(self, count: int) -> range:
+        """Numbers for so many new tokens."""
+        self._stamp += count
+        return range(self._stamp - count, self._stamp)
+
     def _copy(self, source: Slots, old: Sequence[int], new: Sequence[int]) -> None:
-        both = [_by_slot(x._buffer, x.size) for x in (source, self) if x._buffer is not None]
+        taken: list[int] = []
+        placed: list[int] = []
         for to, slot in zip(new, old, strict=True):
-            if filled := source.filled[slot]:
-                theirs, mine = both
-                mine[:, :, to, :filled] = theirs[:, :, slot, :filled]  # one by one: all at once they would be gathered in memory of their own first
-                self.copied += filled
-            self.filled[to] = filled
+            stamps = source.stamps[slot]
+            same, end = _common(self.stamps[to], stamps) if source is self else 0, len(stamps)
+            taken += range(slot * source.size + same, slot * source.size + end)
+            placed += range(to * self.size + same, to * self.size + end)
+            self.stamps[to] = list(stamps if source is self else self._fresh(end))
+        if placed:
+            assert self._buffer is not None and source._buffer is not None
+            device = self._buffer.device
+            tokens = source._buffer.index_select(2, torch.tensor(taken, device=device))
+            self._buffer.index_copy_(2, torch.tensor(placed, device=device), tokens)
+            self.copied += len(placed)
 
     def _grow(self, slots: int, size: int) -> None:
-        count, longest = len(self.filled), max((self.filled[slot] for slot in self.rows), default=0)
+        count, longest = len(self.stamps), max((len(self.stamps[slot]) for slot in self.rows), default=0)
         if self._buffer is not None:
             old = _by_slot(self._buffer, self.size)
             new = _zeros(old, *old.shape[:2], slots, size, *old.shape[4:])
             new[:, :, :count, :longest] = old[:, :, :, :longest]
             self._buffer = new.flatten(2, 3)
             self.copied += longest * len(set(self.rows))
-        self.filled += [0] * (slots - count)
+        for stamps in self.stamps:
+            del stamps[longest:]
+        self.stamps += [[] for _ in range(slots - count)]
         self.size = size
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two slots have in common, from the first on: by halving, since those before a common one are common too."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[middle - 1] == b[middle - 1] else (low, middle - 1)
+    return low
 
 
 def _zeros(like: Tensor, *shape: int) -> Tensor:

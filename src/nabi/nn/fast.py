@@ -6,6 +6,7 @@ What was measured is in benchmarks/linear.py: torch's default float32 product ru
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALL = 1 << 18  # numbers in a matrix
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by the tanh formula (Hendrycks and Gimpel 2016, section 2)."""
+    return F.gelu(x, approximate="tanh")
+
+
+# activations that a prepared layer computes with its product: checkpoints' names -> (oneDNN's name, its algorithm, the function)
+FUSED: dict[str, tuple[str, str, Callable[[Tensor], Tensor]]] = {
+    "gelu": ("gelu", "none", F.gelu),
+    "gelu_new": ("gelu", "tanh", gelu_tanh),
+    "gelu_pytorch_tanh": ("gelu", "tanh", gelu_tanh),
+    "relu": ("relu", "", F.relu),
+    "silu": ("swish", "", F.silu),
+    "swish": ("swish", "", F.silu),
+}
 
 
 @functools.cache
@@ -95,7 +112,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class PreparedLinear(nn.Module):
-    """A linear layer packed once for inference on the CPU, with GELU or the residual fused in; falls back to public operators.
+    """A linear layer packed once for inference on the CPU, with an activation or the residual fused in; falls back to public operators.
 
     Args:
         weight: (C, W); copied into the kernel's own order.
@@ -113,17 +130,18 @@ class PreparedLinear(nn.Module):
         if self.fused:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, 1024)
 
-    def forward(self, x: Tensor, add: Tensor | None = None, *, gelu: bool = False, bias: Tensor | None = None) -> Tensor:
-        """(..., W) -> (..., C): x @ weight.T + bias, then GELU, or plus ``add`` (..., C); ``bias`` (C,) stands in for a layer's own that it lacks."""
+    def forward(self, x: Tensor, add: Tensor | None = None, *, act: str = "", bias: Tensor | None = None) -> Tensor:
+        """(..., W) -> (..., C): x @ weight.T + bias, then one of ``FUSED``, or plus ``add`` (..., C); ``bias`` (C,) is for a layer without its own."""
         x, bias = x.to(self.dtype), self.bias if bias is None else bias.to(self.dtype)
         if self.fused and not x.requires_grad:
             if add is not None:
                 y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, add.to(self.dtype).contiguous(), self.weight, bias, "add")
                 return y
-            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+            name, algorithm, _ = FUSED[act] if act else ("none", "", None)
+            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, name, [], algorithm)
             return y
         weight = self.weight.to_dense() if self.weight.is_mkldnn else self.weight
         y = F.linear(x, weight, bias)
-        if gelu:
-            y = F.gelu(y)
+        if act:
+            y = FUSED[act][2](y)
         return y if add is None else y + add.to(self.dtype)

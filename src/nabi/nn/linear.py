@@ -17,20 +17,7 @@ from nabi.nn.dropout import dropout_add
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by the tanh formula (Hendrycks and Gimpel 2016, section 2)."""
-    return F.gelu(x, approximate="tanh")
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "silu": F.silu,
-    "swish": F.silu,
-}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, **{name: function for name, (_, _, function) in fast.FUSED.items()}}
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -57,11 +44,11 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
-    def forward(self, x: Tensor, add: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """(..., inputs) -> (..., outputs); ``add`` (..., outputs) is a residual, ``gelu`` an activation to fuse."""
+    def forward(self, x: Tensor, add: Tensor | None = None, *, act: str = "") -> Tensor:
+        """(..., inputs) -> (..., outputs); ``add`` (..., outputs) is a residual, ``act`` the name of an activation that comes after."""
         y = fast.linear(x, self.weight, self.bias)
-        if gelu:
-            y = F.gelu(y)
+        if act:
+            y = ACTIVATIONS[act](y)
         return y if add is None else y + add
 
     def part(self, x: Tensor, outputs: slice) -> Tensor:
@@ -165,12 +152,12 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.up, self.down = Linear(hidden_size, intermediate_size, bias=bias), Linear(intermediate_size, hidden_size, bias=bias)
-        self.act, self.gelu, self.dropout = activation(act), act == "gelu", dropout
+        self.act, self.fused, self.dropout = activation(act), act if act in fast.FUSED else "", dropout
         self.inner_dropout = inner_dropout
 
     def forward(self, x: Tensor, add: Tensor) -> Tensor:
         """(T, W), residual (T, W) -> (T, W)."""
-        inner = self.up(x, gelu=True) if self.gelu else self.act(self.up(x))
+        inner = self.up(x, act=self.fused) if self.fused else self.act(self.up(x))
         if self.inner_dropout is not None:
             inner = drop(inner, self.inner_dropout, self.training)
         return residual(self.down, inner, add, self.dropout if self.training else 0.0)
