@@ -92,7 +92,7 @@ def nabi_side(folder: Path, case: str, side: str, batch: int, threads: int) -> t
     new = NEW if case == "gpt2" else TARGET
     options = model.options({"max_new_tokens": new, "min_new_tokens": new, "num_beams": 4 if case == "marian_beam4" else 1})
     given = [" ".join(f"t{i}" for i in ids) for ids in texts(case)]
-    return lambda: [answer["sequences"][0]["tokens"] for answer in model.answers(given, options)], f"slots {32}"
+    return lambda: [answer["sequences"][0]["tokens"] for answer in model.answers(given, options)], "its own batches"
 
 
 def transformers_side(folder: Path, case: str, side: str, batch: int, threads: int) -> tuple[Write, str]:

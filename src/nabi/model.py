@@ -205,6 +205,8 @@ class Model(nn.Module):
             InputError: an example can't be read.
         """
         alone = isinstance(examples, str | Mapping)
+        if not alone and not isinstance(examples, Iterable):
+            raise InputError("this is no example", value=examples, expected="one example, such as a text, or a list of them")
         answers = list(self.answers([examples] if alone else examples, self.options(options)))
         return answers[0] if alone else answers
 

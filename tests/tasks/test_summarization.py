@@ -140,7 +140,7 @@ def test_a_long_document_is_cut_or_refused_where_that_is_asked_for(models: dict[
     cut = model.predict(source, long="truncate", **QUICK)
     assert cut["truncated"] is True and "parts" not in cut and pipe(TASK, "bart")(source, truncation=True, **QUICK) == [{"summary_text": cut["text"]}]
     assert model.predict(source, **QUICK)["truncated"] is False
-    with pytest.raises(InputError, match=r"input 1 is too long: '\d+ tokens'. Expected at most 48. Long='window' reads it in pieces"):
+    with pytest.raises(InputError, match=r"input 1 is too long: '\d+ tokens'. Expected at most 48. With long='window' it is read in pieces"):
         model.predict(source, long="error")
 
 

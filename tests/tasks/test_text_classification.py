@@ -239,7 +239,7 @@ def test_the_end_decides(learned: Model) -> None:
         whole, cut = learned.predict(long), learned.predict(long, long="truncate")
         assert (whole["label"], whole["truncated"]) == (wanted, False) and whole["windows"] > 2
         assert (cut["label"] != wanted, cut["truncated"], cut["windows"]) == (True, True, 1)
-        with pytest.raises(InputError, match=r"input 1 is too long: '123 tokens'. Expected at most 64. Long='window' reads it whole"):
+        with pytest.raises(InputError, match=r"input 1 is too long: '123 tokens'. Expected at most 64. With long='window' it is read whole"):
             learned.predict(long, long="error")
 
 

@@ -94,6 +94,18 @@ def test_a_model_that_was_told_its_language_refuses_another(models: dict[str, Pa
         nabi.pipeline("translation_en_to_de", tmp_path / "out")("the cat")
 
 
+def test_a_model_that_says_nothing_of_languages_is_trusted_with_a_warning(models: dict[str, Path]) -> None:
+    model = nabi.load(models["bart"], TASK)
+    with pytest.warns(UserWarning, match="does not say which languages it translates: that it can do en to de is taken on trust"):
+        found = model.predict("a cat", src_lang="en", tgt_lang="de", **QUICK)
+    assert found == model.predict("a cat", **QUICK)
+
+
+def test_what_is_no_example_is_refused(models: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="this is no example: 5. Expected one example, such as a text, or a list of them"):
+        nabi.load(models["bart"], TASK).predict(5)
+
+
 def test_a_name_that_is_no_pair_is_no_task(models: dict[str, Path]) -> None:
     with pytest.raises(OptionError, match="unknown task: 'translation_en_de'.*'translation'"):
         nabi.pipeline("translation_en_de", models["t5"])
@@ -159,7 +171,7 @@ def test_a_long_text_is_cut_or_refused_where_that_is_asked_for(models: dict[str,
     cut = translate.predict(long, long="truncate", **QUICK)
     assert cut["truncated"] is True and len(cut["pieces"]) == 1
     assert pipe(TASK, "marian")(long, truncation=True, **QUICK) == [{"translation_text": cut["text"]}]
-    with pytest.raises(InputError, match=r"input 1 is too long: '\d+ tokens'. Expected at most 48. Long='window' reads it in pieces"):
+    with pytest.raises(InputError, match=r"input 1 is too long: '\d+ tokens'. Expected at most 48. With long='window' it is read in pieces"):
         translate.predict(long, long="error")
 
 

@@ -146,7 +146,7 @@ def begun(steps: Steps, requests: Sequence[Request], copies: int = 1) -> tuple[C
     of = [rows.index(request.row) for request in requests for _ in range(copies)]
     if of != list(range(len(rows))):
         cache.reorder(of)
-        scores = scores[torch.tensor(of, device=scores.device)]
+        scores = scores.index_select(0, torch.tensor(of, device=scores.device))
     return cache, scores
 
 

@@ -159,7 +159,8 @@ class Slots:
             found.append(max(kin, key=lambda other: _common(self.stamps[other], self.stamps[slot])) if kin else None)
             if kin:
                 kin.remove(found[-1])  # type: ignore[arg-type]
-        rest = iter(self._free(found.count(None), held | {slot for slot in found if slot is not None}))
+        missing = found.count(None)
+        rest = iter(self._free(missing, held | {slot for slot in found if slot is not None}) if missing else ())
         return [next(rest) if slot is None else slot for slot in found]
 
     def _fresh(self, count: int) -> range:

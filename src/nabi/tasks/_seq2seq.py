@@ -66,7 +66,7 @@ class TextToText(Generating):
         if fits and not self.apart(options):
             return [self._row(whole.ids, (0, len(source)))]
         if not fits and options.long == "error":
-            fix = "long='window' reads it in pieces" if self.in_pieces else "shorten it, or cut it with long='truncate'"
+            fix = "with long='window' it is read in pieces" if self.in_pieces else "shorten it, or cut it with long='truncate'"
             raise InputError(f"{where or 'the source'} is too long", value=f"{len(whole.ids)} tokens", expected=f"at most {limit}", fix=fix)
         if not fits and (options.long == "truncate" or not self.in_pieces):
             if options.long != "truncate":

@@ -165,7 +165,7 @@ class TextClassification(Task):
                         f"{where or 'the text'} is too long",
                         value=f"{len(windows[0].ids)} tokens",
                         expected=f"at most {limit}",
-                        fix="long='window' reads it whole",
+                        fix="with long='window' it is read whole",
                     )
                 over: Literal["text", "pair"] = "pair" if pair is not None and len(pair) > len(text) else "text"
                 windows = tokenizer.windows(text, pair, max_length=limit, stride=options.stride, over=over)

@@ -137,6 +137,8 @@ class Translation(TextToText):
             expected = " to ".join(str(language or source) for language in known)
             raise OptionError("the model does not translate between these languages", value=f"{source} to {target}", expected=expected,
                               fix="give a model of this pair")  # fmt: skip
+        if known == (None, None):
+            warnings.warn(f"the model does not say which languages it translates: that it can do {source} to {target} is taken on trust", stacklevel=2)
         return self.prefix
 
     def score(self) -> Score:
