@@ -113,7 +113,7 @@ def with_activation(body: Body, name: str) -> Tensor:
     """Hidden values with another activation."""
     for m in body.modules():
         if isinstance(m, FeedForward):
-            m.act = activation(name)
+            m.act, m.fused = activation(name), name
     return body(packed(rows()))["text"].values
 
 
