@@ -99,7 +99,7 @@ def test_texts_vary_and_every_setting_changes_some(kind: str, pairs: Pairs) -> N
         return found
 
     assert same(pair.cases, BASE, 32) == ["nothing"]
-    assert same(OF_BEAMS, BEAMS, 24, "num_return_sequences") == ["num_return_sequences"]
+    assert same(OF_BEAMS, BEAMS, 64, "num_return_sequences") == ["num_return_sequences"]
 
 
 @pytest.mark.parametrize("kind", EVERY)
