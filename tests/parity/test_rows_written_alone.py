@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nabi import decoding
+from nabi.batch import batch_of
 from nabi.decoding import Event, Generated
 from nabi.tasks._generating import Piece, _Asked, _Steps
 from parity.uncached import START
@@ -126,7 +127,8 @@ def test_streams_that_are_read_in_turns_do_not_meet(kind: str, way: str, pairs: 
     rows = rows_of(pair.texts(6, 9))
 
     def stream(i: int) -> Iterator[Any]:
-        return pair.mine.task.stream(pair.mine.run(), rows[i], pair.options(settings))
+        task = pair.mine.task
+        return task._generated(pair.mine.run(), task._asked(batch_of(rows, [i], {})), pair.options(settings), events=True)
 
     pair.mine.eval()
     apart = [list(stream(i)) for i in range(6)]
