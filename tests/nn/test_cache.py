@@ -194,3 +194,14 @@ def test_beams_that_part_copy_what_they_have_not_in_common() -> None:
             cache.crop([len(row) for row in wanted])
         assert held(cache) == wanted == held(cache, LAYERS - 1)
     assert most < 60  # of up to six rows that part, with 40 tokens or more each
+
+
+def test_rows_that_were_let_in_have_nothing_in_common_with_those_that_were_there() -> None:
+    """Both caches count their tokens from the same number on; a slot that falls free must not pass for one of the other cache's."""
+    cache, other = (KeyValues("text", LAYERS, 1, reserve=8) for _ in range(2))
+    add(cache, [3], 1.0)
+    add(other, [3], 2.0)
+    cache.admit(other)
+    assert held(cache) == [[1] * 3, [2] * 3]
+    cache.reorder([1, 1])
+    assert held(cache) == [[2] * 3, [2] * 3]

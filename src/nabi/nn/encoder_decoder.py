@@ -179,9 +179,6 @@ class EncoderDecoder(Body):
         tied = batch.tied("target", "text")
         return memory.layout if tied == list(range(len(memory.layout))) else memory.layout.take(tied)
 
-    def groups(self) -> list[nn.Module]:
-        raise NotImplementedError
-
 
 def post_norm_stacks(
     hidden_size: int,
