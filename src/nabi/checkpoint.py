@@ -307,7 +307,7 @@ class _Folder:
         tensors, body = self.tensors(task.heads), self.outline(task.heads)
         names = {kind: f"body.{spec.tied_to}.weight" if (spec := body.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in task.heads}
         sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors}
-        if set(sizes) != set(task.heads):
+        if set(sizes) != set(task.heads) or not task.fits(self.family.body):
             raise self._headless(task)
         return task.from_hf(self.config, sizes, self.generation)
 
@@ -459,9 +459,11 @@ def _tied_entries(entry: Entry, specs: Mapping[str, HeadSpec]) -> list[Entry]:
     ours = tuple(f"task.{name}" for name in entry.ours)
     kind, _, module = entry.ours[0].partition(".")
     table = specs[kind].tied_to if kind in specs else None
-    if module != "out" or table is None:
+    if module not in ("out", "out.weight") or table is None:
         return [replace(entry, ours=ours)]
     (theirs,) = entry.theirs
+    if module == "out.weight":  # a family that writes the bias under a name of its own
+        return [tied(theirs, f"body.{table}.weight")]
     bias = [same(f"{theirs}.bias", f"task.{kind}.bias")] if specs[kind].bias == "learnt" else []
     return [tied(f"{theirs}.weight", f"body.{table}.weight"), *bias]
 
