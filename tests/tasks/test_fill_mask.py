@@ -320,8 +320,8 @@ def test_a_resumed_run_hides_what_the_whole_run_would(tmp_path: Path) -> None:
 
 def test_it_learns_what_stands_where(tmp_path: Path) -> None:
     rows = [{"text": f"the {a} film is {b}"} for a, b in (("good", "fine"), ("bad", "dull"), ("great", "lovely"), ("poor", "awful"))]
-    plan = Plan(steps=250, batch=4, learning_rate=3e-3, schedule="constant", evaluate_every=250, **STILL)  # type: ignore[arg-type]
-    made = fit("fill_mask", rows, plan=plan, family="bert", size=SIZE, tokenizer=tokenizer_of("bert", tmp_path / "t"), progress=Progress("quiet"))
+    plan = Plan(steps=200, batch=32, learning_rate=3e-3, schedule="constant", evaluate_every=200, **STILL)  # type: ignore[arg-type]
+    made = fit("fill_mask", rows * 8, plan=plan, family="bert", size=SIZE, tokenizer=tokenizer_of("bert", tmp_path / "t"), progress=Progress("quiet"))
     pipe = nabi.pipeline("fill-mask", made.model)
     assert pipe("the [MASK] film is dull")[0]["token_str"] == "bad" and pipe("the good [MASK] is fine")[0]["sequence"] == "the good film is fine"
     assert pipe("the great film is [MASK]", targets=["lovely", "awful"])[0]["token_str"] == "lovely"
@@ -344,7 +344,8 @@ def test_an_evaluation_is_the_loss_over_fixed_masks(filling: Callable[..., Pipel
                 nats, count = nats - float(logits[place].log_softmax(-1)[label]), count + 1
                 right += int(logits[place].argmax()) == label
     assert figures[0]["perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-5) and figures[0]["accuracy"] == right / count
-    losses = model(next(iter(model.pack(rows, tokens=4096))))
+    with torch.no_grad():
+        losses = model(next(iter(model.pack(rows, tokens=4096))))
     assert float(losses["masked"]) == pytest.approx(nats, rel=1e-5)
     assert next(model.answers(TRAINED[:2], use="evaluate")).keys() == {"nats", "tokens", "right", "perplexity", "accuracy"}
 
