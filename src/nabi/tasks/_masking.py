@@ -96,21 +96,26 @@ def logits(head: Head, run: Run, x: Tensor) -> Iterator[Tensor]:
 
 def measured(head: Head, run: Run, batch: Batch) -> Iterator[tuple[int, dict[str, float]]]:
     """(row id, ``{"nats", "tokens", "right"}``) of each row's hidden tokens."""
-    aims, part = batch.targets["masked"], batch.parts["text"]
-    kept = (aims >= 0).nonzero()[:, 0]
-    assert part.layout.rows is not None
-    of, aims = part.layout.rows[kept].cpu(), aims[kept]
-    found: list[Tensor] = []
-    begin = 0
-    for chunk in logits(head, run, run(batch, keep={"text": kept})["text"].values):
-        wanted = aims[begin : begin + len(chunk)]
-        nats = chunk.logsumexp(-1) - chunk.gather(1, wanted[:, None])[:, 0]
-        found.append(torch.stack([nats, torch.ones_like(nats), (chunk.argmax(-1) == wanted).to(nats.dtype)], 1).double().cpu())
-        begin += len(chunk)
-    sums = torch.zeros(len(part.layout), 3, dtype=torch.float64).index_add_(0, of, torch.cat(found))
-    for row, example, (nats_, tokens, right) in zip(part.ids, part.example.tolist(), sums.tolist(), strict=True):
+    part, kept = batch.parts["text"], (batch.targets["masked"] >= 0).nonzero()[:, 0]
+    found = measured_of(head, run, batch, run(batch, keep={"text": kept})["text"].values, kept)
+    for row, example, reading in zip(part.ids, part.example.tolist(), found, strict=True):
         if example != FILLER:
-            yield row, {"nats": nats_, "tokens": int(tokens), "right": int(right)}
+            yield row, reading
+
+
+def measured_of(head: Head, run: Run, batch: Batch, x: Tensor, kept: Tensor) -> list[dict[str, float]]:
+    """The same of every row, from the hidden values (K, W) of the places (K,) that are predicted."""
+    layout, aims = batch.parts["text"].layout, batch.targets["masked"][kept]
+    assert layout.rows is not None
+    sums = torch.zeros(len(layout), 3, dtype=torch.float64)
+    begin = 0
+    for chunk in logits(head, run, x):
+        rows, wanted = layout.rows[kept[begin : begin + len(chunk)]], aims[begin : begin + len(chunk)]
+        nats = chunk.logsumexp(-1) - chunk.gather(1, wanted[:, None])[:, 0]
+        figures = torch.stack([nats, torch.ones_like(nats), (chunk.argmax(-1) == wanted).to(nats.dtype)], 1)
+        sums.index_add_(0, rows.cpu(), figures.double().cpu())
+        begin += len(chunk)
+    return [{"nats": nats_, "tokens": int(tokens), "right": int(right)} for nats_, tokens, right in sums.tolist()]
 
 
 def told(readings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,7 +43,7 @@ class NextSentence(Task):
 
     name = "next_sentence"
     columns = ("text", "next", "is_next")
-    heads = ("next_sentence",)
+    heads: ClassVar[tuple[str, ...]] = ("next_sentence",)
     Options = NextSentenceOptions
     targets = {"next": Target("row")}
     main_metric = "accuracy"
