@@ -28,7 +28,8 @@ from training.small import PLAIN, SIZE, feed
 
 TOLERANCE = 1e-5
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
-PAIRS = [("the film is good", "songs and plots"), ("bad", "나비가 날았다"), ("the cast", "fine , fine ."), ("", "good"), ("dull", "bad")]  # an empty second text is none for the incumbent
+# not an empty second text, which for the incumbent is none
+PAIRS = [("the film is good", "songs and plots"), ("bad", "나비가 날았다"), ("the cast", "fine , fine ."), ("", "good"), ("dull", "bad")]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_checkpoints_of_the_incumbent_answer_alike_both_ways(cls: str, task: str
     # both halves of the pretraining open by themselves
     if task == "pretraining":
         again = nabi.load(tmp_path / "ours", "next_sentence").predict([list(pair) for pair in PAIRS])
-        assert [a["scores"] for a in again] == pytest.approx([a["scores"] for a in found], abs=TOLERANCE)
+        assert [a["scores"]["is_next"] for a in again] == pytest.approx([a["scores"]["is_next"] for a in found], abs=TOLERANCE)
         assert nabi.load(tmp_path / "ours", "fill_mask").predict("good [MASK]")["masks"]
     else:
         with pytest.raises(MissingHeadError, match="no head for fill_mask"):
