@@ -307,7 +307,9 @@ class _Folder:
         tensors, body = self.tensors(task.heads), self.outline(task.heads)
         names = {kind: f"body.{spec.tied_to}.weight" if (spec := body.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in task.heads}
         sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors}
-        if set(sizes) != set(task.heads):
+        # a table is there without the head that is tied to it
+        bare = {kind for kind, spec in body.heads.items() if spec.tied_to and spec.dense and f"task.{kind}.dense.weight" not in tensors}
+        if set(sizes) - bare != set(task.heads):
             raise self._headless(task)
         return task.from_hf(self.config, sizes, self.generation)
 
@@ -459,9 +461,11 @@ def _tied_entries(entry: Entry, specs: Mapping[str, HeadSpec]) -> list[Entry]:
     ours = tuple(f"task.{name}" for name in entry.ours)
     kind, _, module = entry.ours[0].partition(".")
     table = specs[kind].tied_to if kind in specs else None
-    if module != "out" or table is None:
+    if module not in ("out", "out.weight") or table is None:
         return [replace(entry, ours=ours)]
     (theirs,) = entry.theirs
+    if module == "out.weight":  # a family that writes the bias under a name of its own
+        return [tied(theirs, f"body.{table}.weight")]
     bias = [same(f"{theirs}.bias", f"task.{kind}.bias")] if specs[kind].bias == "learnt" else []
     return [tied(f"{theirs}.weight", f"body.{table}.weight"), *bias]
 

@@ -22,7 +22,7 @@ from nabi.tasks import Task
 
 FAMILIES = families.names()
 CELLS = [(family, task) for family in FAMILIES for task in tasks.names() if tasks.find(task).fits(families.find(family).body)]
-COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "21"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
+COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "26"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
 LENGTHS = (5, 1, 12, 3, 7, 12, 20)
 STD = 0.25  # of all weights, so that no value is near to what another formula gives
 
@@ -35,6 +35,8 @@ COLUMNS: Mapping[str, Sequence[Any]] = {
     "text": ["good", "bad", "a good film", "a bad film", "it was good and long", "it was bad and long", "so good", "so bad"],
     "label": ["yes", "no"] * 4,
     "source": ["good", "bad", "a good film", "a bad film", "it was good and long", "it was bad and long", "so good", "so bad"],
+    "next": ["so good", "so bad", "good film", "bad film", "long and good", "long and bad", "good", "bad"],
+    "is_next": [True, False] * 4,
     "target": ["so good", "so bad", "good film", "bad film", "long and good", "long and bad", "good", "bad"],
 }
 
@@ -100,15 +102,16 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-def task_with(heads: tuple[str, ...], outputs: int) -> type[Task]:
-    """A task that does nothing but build these heads."""
+def task_with(heads: tuple[str, ...], outputs: int | Mapping[str, int]) -> type[Task]:
+    """A task that does nothing but build these heads, of one size or each of its own."""
+    sizes = dict.fromkeys(heads, outputs) if isinstance(outputs, int) else dict(outputs)
 
     class HeadsOnly(Task):
         name, columns = "heads_only", ()
         Options = dataclasses.make_dataclass("Options", [], frozen=True)
 
         def outputs(self) -> dict[str, int]:
-            return dict.fromkeys(heads, outputs)
+            return sizes
 
         def golden_examples(self) -> list[Any]:
             return []

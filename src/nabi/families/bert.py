@@ -1,6 +1,6 @@
 """BERT: an encoder with learned positions and segments, post-norm (Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers").
 
-Unusual: the pooler (dense + tanh over the first token) belongs to the row head, not to the body, so that no parameter is ever without a gradient.
+Unusual: the pooler (dense + tanh over the first token) belongs to the heads that read it, not to the body, so that no parameter is ever without a gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nabi.layout import Packed
 from nabi.nn.encoder import PostNormEncoder, PostNormLayer
 from nabi.nn.heads import HeadSpec
 from nabi.nn.linear import Embedding, LayerNorm, normal_
-from nabi.weights.names import same, stacked
+from nabi.weights.names import same, stacked, tied
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,17 @@ class Bert(PostNormEncoder):
         "row": HeadSpec(pool="first", dense=True, activation="tanh"),
         "token": HeadSpec(),
         "span": HeadSpec(),
+        "vocabulary": HeadSpec(dense=True, activation="gelu", norm_eps=1e-12, tied_to="embeddings.tokens"),
+        "next_sentence": HeadSpec(pool="first", dense=True, activation="tanh"),
     }
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.hidden_size, self.limits = config.hidden_size, {"text": config.max_positions}
         self.tables = {"tokens": config.vocab_size, "segments": config.num_segments}
-        self.head_dropout = dict.fromkeys(self.heads, config.hidden_dropout if config.head_dropout is None else config.head_dropout)
+        self.head_dropout = dict.fromkeys(("row", "token", "span"), config.hidden_dropout if config.head_dropout is None else config.head_dropout)
+        masked = HeadSpec(dense=True, activation=config.activation, norm_eps=config.norm_eps, tied_to="embeddings.tokens")
+        self.heads = {**self.heads, "vocabulary": masked}  # type: ignore[misc]  # this body's own
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = BertEmbeddings(config)
         self.layers = nn.ModuleList(
@@ -94,6 +98,14 @@ class Bert(PostNormEncoder):
 
 
 _ROW = (same("classifier", "row.out"),)
+_MASKED = (
+    same("cls.predictions.transform.dense", "vocabulary.dense"),
+    same("cls.predictions.transform.LayerNorm", "vocabulary.norm"),
+    same("cls.predictions.decoder.weight", "vocabulary.out.weight"),
+    same("cls.predictions.bias", "vocabulary.bias"),
+    tied("cls.predictions.decoder.bias", "vocabulary.bias"),
+)
+_NEXT = (same("cls.seq_relationship", "next_sentence.out"),)
 
 FAMILY = Family(
     config=BertConfig,
@@ -136,11 +148,14 @@ FAMILY = Family(
             same("encoder.layer.*.output.LayerNorm", "layers.*.norm"),
         ),
         prefix="bert.",
-        shared=(same("pooler.dense", "row.dense"),),
+        shared=(same("pooler.dense", "row.dense"), same("pooler.dense", "next_sentence.dense")),
         heads={
             ("row",): ("ForSequenceClassification", _ROW),
             ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
             ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
+            ("vocabulary",): ("ForMaskedLM", _MASKED),
+            ("next_sentence",): ("ForNextSentencePrediction", _NEXT),
+            ("vocabulary", "next_sentence"): ("ForPreTraining", (*_MASKED, *_NEXT)),
         },
         legacy={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
         ignore={r"(bert\.)?embeddings\.position_ids": "a constant", r"cls\..*": "the pretraining heads"},

@@ -18,7 +18,7 @@ from nabi.layout import Layout, Packed
 from nabi.nn.encoder import PostNormEncoder, PostNormLayer
 from nabi.nn.heads import HeadSpec
 from nabi.nn.linear import Embedding, LayerNorm, normal_
-from nabi.weights.names import same, stacked
+from nabi.weights.names import same, stacked, tied
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,15 @@ class Roberta(PostNormEncoder):
         "row": HeadSpec(pool="first", dense=True, activation="tanh", dense_dropout=True),
         "token": HeadSpec(),
         "span": HeadSpec(),
+        "vocabulary": HeadSpec(dense=True, activation="gelu", norm_eps=1e-12, tied_to="embeddings.tokens"),  # GELU whatever the layers have
     }
 
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__()
         self.hidden_size, self.limits = config.hidden_size, {"text": config.max_positions - config.pad_id - 1}
         self.tables = {"tokens": config.vocab_size, **({"segments": config.num_segments} if config.num_segments > 1 else {})}
-        self.head_dropout = dict.fromkeys(self.heads, config.hidden_dropout if config.head_dropout is None else config.head_dropout)
+        self.head_dropout = dict.fromkeys(("row", "token", "span"), config.hidden_dropout if config.head_dropout is None else config.head_dropout)
+        self.heads = {**self.heads, "vocabulary": replace(self.heads["vocabulary"], norm_eps=config.norm_eps)}  # type: ignore[misc]  # this body's own
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = RobertaEmbeddings(config)
         self.layers = nn.ModuleList(
@@ -155,6 +157,16 @@ FAMILY = Family(
             ("row",): ("ForSequenceClassification", (same("classifier.dense", "row.dense"), same("classifier.out_proj", "row.out"))),
             ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
             ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
+            ("vocabulary",): (
+                "ForMaskedLM",
+                (
+                    same("lm_head.dense", "vocabulary.dense"),
+                    same("lm_head.layer_norm", "vocabulary.norm"),
+                    same("lm_head.decoder.weight", "vocabulary.out.weight"),
+                    same("lm_head.bias", "vocabulary.bias"),
+                    tied("lm_head.decoder.bias", "vocabulary.bias"),
+                ),
+            ),
         },
         legacy={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
         ignore={

@@ -91,7 +91,7 @@ class Feed:
     def step(self, n: int, rank: int = 0, world: int = 1) -> list[Batch]:
         """The micro-batches of step ``n`` for one of ``world`` processes; every process gets equally many."""
         epoch = n // self.steps_per_epoch
-        chosen = [self._corrupted(row, epoch, e) for e in self.examples(n) for row in self._windows(e, epoch)]
+        chosen = [self._corrupted(row, epoch, e, window) for e in self.examples(n) for window, row in enumerate(self._windows(e, epoch))]
         groups = self._cut(chosen)
         while len(groups) % world:  # an empty micro-batch would leave the other processes waiting
             first = [replace(row, example=FILLER) for row in chosen if row.example == chosen[0].example]
@@ -106,8 +106,8 @@ class Feed:
         key = mixed(self.plan.seed, epoch, example, 3)
         return [rows[i] for i in sorted(permuted(j, len(rows), key) for j in range(self.plan.windows))]
 
-    def _corrupted(self, row: Row, epoch: int, example: int) -> Row:
-        return self.task.corrupt(row, torch.Generator().manual_seed(mixed(self.plan.seed, epoch, example, 4) >> 1))
+    def _corrupted(self, row: Row, epoch: int, example: int, window: int) -> Row:
+        return self.task.corrupt(row, torch.Generator().manual_seed(mixed(self.plan.seed, epoch, example, 4, window) >> 1))
 
     def _cut(self, rows: Sequence[Row]) -> list[list[int]]:
         """Row numbers by micro-batch: by length, at most ``plan.tokens`` each; the rows of an example, or of the whole step, stay together if they must."""

@@ -1,0 +1,96 @@
+"""What a training row loses before a model reads it (masks), and pairs of sentences out of documents (Devlin et al. 2018, section 3.1 and appendix A.2).
+
+Unusual: nothing is stored masked. A row is corrupted anew each time it is read, from a generator that depends on seed, epoch and example alone.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from nabi.errors import DataError
+
+IGNORED = -100  # a place of a target that is not predicted
+MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stays as it is (appendix A.1)
+# a sentence ends at a mark and its closing quotes before a space, at a full stop of Chinese or Japanese, or at an end of line
+_SENTENCE = re.compile(r"[^\n]*?(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”]*|(?=\n)|$)")
+
+
+def masked(
+    ids: Sequence[int], units: Sequence[Sequence[int]], *, mask_id: int, vocab_size: int, share: float, generator: torch.Generator
+) -> tuple[list[int], list[int]]:
+    """The tokens with some of them hidden, and what stood there (``IGNORED`` elsewhere).
+
+    Of the tokens in ``units``, ``share`` (rounded, at least one) are chosen: of ten, eight become the mask, one any token of the vocabulary, one stays.
+    A unit that would exceed the share is passed over, as in the paper's own code for whole words; the first is taken if all would.
+
+    Args:
+        ids: tokens of a row.
+        units: places in it that are chosen together: single tokens, or the pieces of a word.
+        mask_id: the mask token.
+        vocab_size: random tokens are below it.
+        share: of the tokens that are chosen.
+        generator: what is drawn from.
+    """
+    order = torch.randperm(len(units), generator=generator).tolist()
+    room = max(1, round(share * sum(map(len, units))))
+    chosen: list[int] = []
+    for unit in order:
+        if len(chosen) + len(units[unit]) <= room:
+            chosen.extend(units[unit])
+    if order and not chosen:
+        chosen.extend(units[order[0]])
+    hidden, labels = list(ids), [IGNORED] * len(ids)
+    dice = torch.rand(len(chosen), generator=generator).tolist()
+    others = torch.randint(vocab_size, (len(chosen),), generator=generator).tolist()
+    for place, die, other in zip(chosen, dice, others, strict=True):
+        labels[place] = ids[place]
+        hidden[place] = mask_id if die < MASKED else other if die < MASKED + RANDOM else ids[place]
+    return hidden, labels
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, by marks and ends of lines; one without any is a sentence."""
+    return [found.strip() for found in _SENTENCE.findall(text) if found.strip()]
+
+
+def next_sentence_pairs(documents: Iterable[str | Sequence[str]], *, seed: int = 0, characters: int = 600) -> Iterator[dict[str, Any]]:
+    """Rows for ``next_sentence``: half of the time the second text goes on with the first, else it comes from another document.
+
+    Each document is cut into stretches of at most ``characters`` (two sentences at least), each stretch in two at a sentence that is drawn; what a random
+    second text takes the place of begins the next stretch (appendix A.2).
+
+    Args:
+        documents: texts, or lists of their sentences.
+        seed: of the draws.
+        characters: of a pair, about.
+
+    Raises:
+        DataError: fewer than two documents have sentences.
+    """
+    split = [list(d) if not isinstance(d, str) else sentences(d) for d in documents]
+    split = [d for d in split if d]
+    if len(split) < 2:
+        raise DataError("random pairs need two documents", value=f"{len(split)} with sentences", expected="two at least", fix="give the documents one by one")
+    dice = random.Random(seed)
+    for number, document in enumerate(split):
+        begin = 0
+        while begin + 1 < len(document):
+            end = begin + 2
+            while end < len(document) and sum(map(len, document[begin : end + 1])) <= characters:
+                end += 1
+            cut = dice.randint(begin + 1, end - 1)
+            is_next = dice.random() < 0.5
+            second, begin_next = document[cut:end], end
+            if not is_next:
+                other = split[(number + dice.randint(1, len(split) - 1)) % len(split)]
+                first, length = dice.randrange(len(other)), sum(map(len, second))
+                second, begin_next = other[first : first + 1], cut
+                while len(second) < len(other) - first and sum(map(len, second)) + len(other[first + len(second)]) <= length:
+                    second = other[first : first + len(second) + 1]
+            yield {"text": " ".join(document[begin:cut]), "next": " ".join(second), "is_next": is_next}
+            begin = begin_next
