@@ -98,7 +98,7 @@ def _tags(value: Any, names: Sequence[str], what: str, count: int, of: str) -> l
     found = []
     for i, tag in enumerate(value):
         if isinstance(tag, Integral) and not isinstance(tag, bool):
-            if names and not 0 <= tag < len(names):
+            if names and not 0 <= int(tag) < len(names):
                 raise DataError(f"{what}: a number that no label has", value=tag, expected=f"0 to {len(names) - 1}, for {', '.join(names)}")
             tag = names[int(tag)] if names else str(tag)
         if not isinstance(tag, str) or not tag.strip():
