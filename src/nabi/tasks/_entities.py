@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -94,14 +94,17 @@ def units_of(text: str, offsets: Sequence[Span], unit: str | None) -> list[Unit]
     """What carries a label in a running text; ``unit`` is ``word``, ``piece``, or None where the model does not say."""
     if unit == "piece":
         return _piece_units(offsets, 0, len(text))
+    # the words of all runs are looked up at once, for a text may have many
     found: list[Unit] = []
+    words: list[Span] = []
     for run in _RUN.finditer(text):
         chunk = run[0]
         if _TOGETHER.search(chunk) or (unit is None and _HANGUL.search(chunk)):
             found += _piece_units(offsets, *run.span())
         else:
-            found += [u for u in word_units(offsets, list(_words(chunk, run.start()))) if u.piece is not None]
-    return found
+            words += _words(chunk, run.start())
+    found += [u for u in word_units(offsets, words) if u.piece is not None]
+    return sorted(found)
 
 
 def _piece_units(offsets: Sequence[Span], start: int, end: int) -> list[Unit]:
@@ -244,8 +247,10 @@ def span_tags(offsets: Sequence[Span], spans: Sequence[tuple[int, int, str]], kn
         known: the model's labels, which tell the scheme.
     """
     members: list[list[int]] = [[] for _ in spans]
+    ends = [end for _, end, _ in spans]
     for i, (a, b) in enumerate(offsets):
-        shares = [(min(b, end) - max(a, start), -k) for k, (start, end, _) in enumerate(spans) if start < b and end > a]
+        near = range(bisect_right(ends, a), bisect_left(spans, (b,)))  # those that end behind its start and begin before its end
+        shares = [(min(b, spans[k][1]) - max(a, spans[k][0]), -k) for k in near]
         if shares and b > a:
             members[-max(shares)[1]].append(i)
     tags = [outside] * len(offsets)
