@@ -117,7 +117,7 @@ def test_conformance_of_new_files(copied: Path, tmp_path: Path) -> None:
     (copied / "nabi" / "tasks" / "text_length.py").write_text(FILES["text_length.py"])
     args = ["-m", "pytest", "-p", "no:cacheprovider", "-q", "-rA", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
     args += ["--basetemp", str(tmp_path / "t"), "-k", "bag or text_length or pinned", str(ROOT / "tests" / "conformance")]
-    cells = str(len(CELLS) + len(CLASSIFIERS) + 2)  # text_length on every family that classifies, and it and text_classification on bag
+    cells = str(len(CELLS) + len(CLASSIFIERS) + 3)  # text_length on every family that classifies, and it, text_classification and token_classification on bag
     out = run(copied, ROOT, *args, NABI_CONFORMANCE_CELLS=cells)
     passed = set(re.findall(r"^PASSED \S+::(test_\w+)\[.*bag.*\]", out, re.MULTILINE))
     assert f"{cells} cells" in out and len(passed) >= 12, out

@@ -267,13 +267,13 @@ class _Run:
 
 def _tables(data: Any, dev: Any, columns: Mapping[str, str] | None, seed: int, kind: type[Task]) -> tuple[Table, Table | None]:
     table = data if isinstance(data, Table) and not columns else read_table(data, columns)
-    table.require(kind.columns)
+    table.require(kind.required(table.columns))
     if dev is None:
         return table, None
     if isinstance(dev, int | float):
-        return split(table, float(dev), seed, key=kind.columns[0])
+        return split(table, float(dev), seed, key=kind.required(table.columns)[0])
     held_out = dev if isinstance(dev, Table) and not columns else read_table(dev, columns)
-    held_out.require(kind.columns)
+    held_out.require(kind.required(held_out.columns))
     if not len(held_out):
         raise DataError("the dev data is empty", value=held_out.name)
     return table, held_out

@@ -75,7 +75,7 @@ def evaluate(
         DataError: the data can't be read, or a label is not among the model's.
     """
     table = data if isinstance(data, Table) and not columns else read_table(data, columns)
-    table.require(model.task.columns)
+    table.require(model.task.required(table.columns))
     if not len(table):
         raise DataError("there is nothing to evaluate on", value=table.name)
     began = time.perf_counter()

@@ -94,6 +94,11 @@ class Task(nn.Module):
         return set(cls.heads) <= set(body.heads) and (body.generates if cls.generates or "vocabulary" in cls.heads else None) == cls.generates
 
     @classmethod
+    def required(cls, columns: Sequence[str]) -> tuple[str, ...]:
+        """What a labelled row must have in a table with these columns; a task whose data comes in several forms says which one it is."""
+        return cls.columns
+
+    @classmethod
     def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> Any:
         """The ``Settings`` for this data: label names, kind of problem; ``given`` are those that the caller set.
 

@@ -254,6 +254,17 @@ class Tokenizer:
             text: str = self._library.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
+    def joined(self, tokens: Sequence[str]) -> str:
+        """The text of tokens given by name, as the tokenizer's decoder joins them; with spaces if it has none."""
+        decoder = getattr(self._library, "decoder", None)
+        text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+        return text
+
+    @property
+    def marks_continuations(self) -> bool:
+        """Whether the vocabulary marks tokens that continue a word, as WordPiece does with ##."""
+        return bool(getattr(getattr(self._library, "model", None), "continuing_subword_prefix", None))
+
     def token(self, id: int) -> str:
         """The token of an id.
 
