@@ -27,7 +27,8 @@ OPTIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 WINDOWS: list[dict[str, Any]] = [
     {}, {"top_k": 5}, {"max_seq_len": 64}, {"max_seq_len": 64, "doc_stride": 8, "top_k": 4}, {"doc_stride": 0, "top_k": 4},
-    {"max_seq_len": 48, "doc_stride": 16, "top_k": 3, "handle_impossible_answer": True}, {"max_seq_len": 60, "doc_stride": 4, "align_to_words": False, "top_k": 6},
+    {"max_seq_len": 48, "doc_stride": 16, "top_k": 3, "handle_impossible_answer": True},
+    {"max_seq_len": 60, "doc_stride": 4, "align_to_words": False, "top_k": 6},
 ]  # fmt: skip
 FORMS: list[tuple[list[Any], dict[str, Any]]] = [
     ([ONE], {}), ([[ONE]], {}), ([[ONE, OTHER]], {}), ([ONE, OTHER], {}), ([QUESTION, CONTEXT], {}), ([], {"X": ONE}), ([], {"data": [ONE, OTHER]}),

@@ -27,7 +27,10 @@ SIZES: dict[str, dict[str, Any]] = {
         "decoder_intermediate_size": 48, "max_positions": 96,
     },
 }  # fmt: skip
-WORDS = "the a cat sat on mat dog in garden who where what was is it of and by river house red blue 나비 ##가 ##는 꽃 ##에 앉 ##았다 하늘 ##로 서울 ##에서 어디".split()
+WORDS = [
+    *("the", "a", "cat", "sat", "on", "mat", "dog", "in", "garden", "who", "where", "what", "was", "is", "it", "of", "and", "by", "river", "house"),
+    *("red", "blue", "color", "나비", "##가", "##는", "꽃", "##에", "앉", "##았다", "하늘", "##로", "서울", "##에서", "어디"),
+]
 CONTEXT = "The cat sat on the red mat in the garden, and the dog was by the river. It is a blue house of the cat; who sat on the Red Mat?"
 LONG = " ".join([CONTEXT, "A dog sat in the house by the river and the cat was in the garden."] * 3)
 KOREAN = "나비가 서울에서 꽃에 앉았다. 고양이는 하늘로 갔다. It was 2024년 by the 강가에서."
@@ -37,9 +40,11 @@ QUESTION = "Where was the cat?"
 def wordpiece(folder: Path, kind: str) -> None:
     """Whole words, and letters for what is none."""
     letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()] + list("나비가서울에꽃앉았다고양이는하늘로갔년강")
-    words = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *("##" + c for c in letters)])
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = dict.fromkeys([*special, *WORDS, *letters, *("##" + c for c in letters)])
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    settings = {"tokenizer_class": {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}[kind], "model_max_length": 96, "do_lower_case": True, "strip_accents": False}
+    name = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}[kind]
+    settings = {"tokenizer_class": name, "model_max_length": 96, "do_lower_case": True, "strip_accents": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -56,7 +61,8 @@ def bytewise(folder: Path, kind: str) -> None:
     library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
     library.save(str(folder / "tokenizer.json"))
     settings: dict[str, Any] = {f"{role}_token": name for role, name in zip(("bos", "pad", "eos", "unk", "mask"), special, strict=True)}
-    settings |= {"tokenizer_class": {"roberta": "RobertaTokenizer", "bart": "BartTokenizer"}[kind], "cls_token": "<s>", "sep_token": "</s>", "model_max_length": 96}
+    name = {"roberta": "RobertaTokenizer", "bart": "BartTokenizer"}[kind]
+    settings |= {"tokenizer_class": name, "cls_token": "<s>", "sep_token": "</s>", "model_max_length": 96}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -76,6 +82,7 @@ def answerer(kind: str, folder: Path, seed: int = 0) -> Model:
 
 
 def folder(kind: str, base: Path, seed: int = 0) -> Path:
-    """The model's folder, as the incumbent reads it too."""
+    """The model's folder in the incumbent's form, with nothing of ours."""
     checkpoint.save(answerer(kind, base / "tokenizer", seed), base / "model")
+    (base / "model" / "nabi.json").unlink()
     return base / "model"

@@ -121,7 +121,8 @@ def test_windows_of_a_text_that_fits_are_the_whole(bert: Model) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_answer_is_its_place_in_the_original_text(kind: str, made: Made) -> None:
     dice, model = random.Random(0), made(kind, 0)
-    pieces = ["나비가", "나비가", "서울에서", "the cat", "  ", "\t", "\u3000", "日本語の", "カメラ", "مرحبا", "👩‍👩‍👧", "é", "é", "\x07", "£900", "x" * 60, "ﬁ", "İ"]
+    pieces = ["나비가", "\u1102\u1161\u1107\u1175\u1100\u1161", "서울에서", "the cat", "  ", "\t", "\u3000", "日本語の", "カメラ", "مرحبا"]
+    pieces += ["\U0001f469\u200d\U0001f467", "e\u0301", "\u00e9", "\x07", "£900", "x" * 60, "\ufb01", "\u0130"]
     for _ in range(25):
         context = "".join(dice.choice(pieces) + dice.choice(["", " ", "\n"]) for _ in range(dice.randint(1, 60)))
         options = {"top_k": 6, "particles": dice.choice(["keep", "trim", "auto"]), "align_to_words": dice.choice([True, False, "auto"])}
@@ -146,10 +147,10 @@ def test_neighbours_and_order_change_no_answer(bert: Model) -> None:
 
 
 def test_an_answer_deep_in_a_long_text_is_found_at_its_place(trained: Model) -> None:
-    padding = "the dog sat in the house . " * 60
-    context = padding + "the cat sat on red ." + " " + padding
-    found = trained.predict({"question": "what color is it", "context": context}, handle_impossible_answer=False)
-    assert found["windows"] > 10
+    padding = "the dog sat in the house " * 60
+    context = padding + "the cat sat in red " + padding
+    found = trained.predict({"question": "what color is it", "context": context}, handle_impossible_answer=False, max_seq_len=20, doc_stride=4)
+    assert found["windows"] > 50
     assert (found["answer"], found["start"]) == ("red", context.index("red"))
 
 
@@ -253,7 +254,7 @@ def test_the_loss_is_the_cross_entropy_over_the_places(bert: Model) -> None:
     examples = [{"question": "who", "context": c, "answers": a} for c, a in (("the cat sat", [{"text": "cat"}]), ("a dog in the garden", []))]
     encoded = [row for i, e in enumerate(examples) for row in bert.encode(e, bert.options(), "train", number=i)]
     (batch,) = bert.pack(encoded)
-    found = float(bert.eval()(batch)["span"])
+    found = bert.eval()(batch)["span"].item()
     wanted = over_all = 0.0
     for row, logits in zip(encoded, bert.readings(encoded, bert.options()), strict=True):
         for side, name in enumerate(("start", "end")):
@@ -373,7 +374,7 @@ def test_bad_input_is_refused_with_code_2(given: Any, message: str, bert: Model)
         ({"max_seq_len": 97}, "max_seq_len is out of range"),
         ({"doc_stride": 96}, "stride does not fit"),
         ({"doc_stride": -1}, "doc_stride is out of range"),
-        ({"max_answer_length": 3}, "did you mean 'max_answer_len'"),
+        ({"max_answer_length": 3}, "Did you mean 'max_answer_len'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str, bert: Model) -> None:
@@ -398,8 +399,8 @@ def test_calls_that_say_nothing_are_refused(args: tuple[Any, ...], options: dict
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([{"text": "cat", "start": 5}], "row 3: the context has 'at ' at 5, not the answer: 'cat'. .*it begins at 4"),
-        ([{"text": "dog", "start": 4}], "the answer is nowhere in the context"),
+        ([{"text": "cat", "start": 5}], "row 3: the context has 'at ' at 5, not the answer: 'cat'. .*It begins at 4"),
+        ([{"text": "dog", "start": 4}], "The answer is nowhere in the context"),
         (["dog"], "row 3: the answer is not in the context"),
         ([{"text": " ", "start": 0}], "an answer has no text"),
         (None, "the answers are no list"),

@@ -24,6 +24,7 @@ from nabi.data import Table
 from nabi.errors import DataError, InputError, OptionError, shortened
 from nabi.inputs import Inputs
 from nabi.metrics.answered import Answered, AnswerScore
+from nabi.metrics.detail import Array
 from nabi.nn.body import Run
 from nabi.tasks import Example, Form, Score, Task, Use
 from nabi.text.encoding import Encoding
@@ -51,6 +52,8 @@ class AnsweringOptions:
         align_to_words: widen an answer to whole words; ``auto`` leaves words in Hangul, Kana, Han, Thai and the like as the model cut them.
         particles: ``auto`` cuts a Korean particle off the end of an answer where the model could not, because no token of its own sets it apart, ``trim``
             cuts off any, ``keep`` none; ``surface`` is the answer with what was cut off.
+        merge: the answers of windows are compared over the whole ``document``, or as v4 does by their probability in their own of the ``windows``; the
+            model's own way if None.
         negatives: windows without the answer that a training example is read in at most; all if None.
     """
 
@@ -63,6 +66,7 @@ class AnsweringOptions:
     handle_impossible_answer: bool | None = None
     align_to_words: bool | Literal["auto"] = "auto"
     particles: Literal["auto", "trim", "keep"] = "auto"
+    merge: Literal["document", "windows"] | None = None
     negatives: int | None = 3
 
     def __post_init__(self) -> None:
@@ -84,9 +88,11 @@ class AnsweringSettings:
 
     Attributes:
         threshold: no answer is given where its logit exceeds that of the best span by more; None if every question has an answer.
+        merge: as in the options; a checkpoint of the incumbent answers as it did there.
     """
 
     threshold: float | None = None
+    merge: Literal["document", "windows"] = "document"
 
 
 class QuestionAnswering(Task):
@@ -115,7 +121,11 @@ class QuestionAnswering(Task):
         if "threshold" in given:
             return AnsweringSettings(**given)
         known = [bool(_texts(example, f"{where}, row {i + 1}")) for i, example in enumerate(examples)]
-        return AnsweringSettings(threshold=None if all(known) else 0.0)
+        return AnsweringSettings(**{**given, "threshold": None if all(known) else 0.0})
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> AnsweringSettings:
+        return AnsweringSettings(merge="windows")
 
     def outputs(self) -> dict[str, int]:
         return {"span": 2}
@@ -152,8 +162,11 @@ class QuestionAnswering(Task):
             stride = min(limit // 2, OVERLAP) if room > min(limit // 2, OVERLAP) else max(0, room // 2)
         windows = tokenizer.windows(question, context, max_length=limit, stride=stride, over="pair")
         rows = []
-        for window in windows:
-            notes = {"window": _Window.of(window, tokenizer.cls_id), "truncated": cut}
+        step = 0
+        for i, window in enumerate(windows):
+            place = _Window.of(window, tokenizer.cls_id, i * step)
+            step = step or place.stop - place.first - stride
+            notes = {"window": place, "truncated": cut}
             rows.append(Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes))
         return self._aimed(rows, example, options, where) if use == "train" else rows
 
@@ -213,38 +226,50 @@ class QuestionAnswering(Task):
     def answer(self, readings: Sequence[Any], rows: Sequence[Row], example: Example, options: AnsweringOptions) -> dict[str, Any]:
         """``{"answer", "score", "start", "end", "answers", "no_answer_score", "margin", "threshold", "windows", "truncated"}``.
 
-        The first four are those of what is answered, ``answers`` the best spans. A score is the probability of the start times that of the end among the
-        places of its window; equal answers of all windows are one, with the sum of their scores. ``margin`` is how much no answer is preferred to the best
-        span and ``threshold`` from where on it is given, None if it never is.
+        The first four are those of what is answered, ``answers`` the best spans. A score is the probability of the start times that of the end; equal
+        answers are one, with the sum of their scores. ``margin`` is how much no answer is preferred to the best span and ``threshold`` from where on it
+        is given, None if it never is.
         """
         context = example["context"]
         fitted = self.settings.threshold
         impossible = fitted is not None if options.handle_impossible_answer is None else options.handle_impossible_answer
-        merged: dict[str, dict[str, Any]] = {}
-        null_score, null_logit = math.inf, math.inf
-        for reading, row in zip(readings, rows, strict=True):
-            window: _Window = row.notes["window"]
-            starts, ends = (np.array(values) for values in reading)
-            silent = window.classifies or impossible  # without a token of its own, v4 leaves the place out
-            (p_start, n_start), (p_end, n_end) = (window.probabilities(values, silent) for values in (starts, ends))
-            null_score = min(null_score, n_start * n_end)
-            null_logit = min(null_logit, float(starts[window.null] + ends[window.null]))
-            wanted = options.wanted * 2 + 10 if options.align_to_words else options.wanted  # v4's, for some become equal when they are widened
-            for first, last, score in _best(p_start, p_end, options.max_answer_len, wanted):
-                place = window.characters(window.first + first, window.first + last, options.align_to_words, context)
-                if place is None:
-                    continue
-                logit = float(starts[window.first + first] + ends[window.first + last])
-                fresh = {"score": 0.0, "start": place[0], "end": place[1], "logit": logit, "last": window.offsets[last][0]}
-                found = merged.setdefault(context[slice(*place)].lower(), fresh)
-                found["score"] += score
-                found["logit"] = max(found["logit"], logit)
-        answers = [_told(found, context, options) for found in sorted(merged.values(), key=lambda found: -found["score"])[: options.wanted]]
+        merge = options.merge or self.settings.merge
+        windows: list[_Window] = [row.notes["window"] for row in rows]
+        logits = [np.array(reading) for reading in readings]  # (2, T) each
+        silent = [each[:, window.null] for each, window in zip(logits, windows, strict=True)]
+        null = min(silent, key=lambda each: float(each.sum()))  # of the window that is least sure that it has no answer (Devlin et al. 2018, section 4.3)
+        takes_part = windows[0].classifies or impossible or merge == "document"  # without a token of its own, v4 leaves the place out
+        if merge == "document":
+            sums = [_document(logits, windows, null)] * len(rows)
+        else:
+            sums = [_log_sum(each[:, w.first : w.stop], none if takes_part else None) for each, w, none in zip(logits, windows, silent, strict=True)]
+        null_score = min(float(np.exp((none - total).sum())) for none, total in zip([null] if merge == "document" else silent, sums, strict=False))
+        found: list[_Found] = []
+        # v4's number, for some become equal when they are widened
+        wanted = options.wanted * 2 + 10 if options.align_to_words else options.wanted
+        for each, window, total in zip(logits, windows, sums, strict=True):
+            start, end = np.exp(each[:, window.first : window.stop] - total[:, None])
+            for first, last, score in _best(start, end, options.max_answer_len, wanted):
+                place = window.characters(first, last, options.align_to_words, context)
+                if place is not None:
+                    logit = float(each[0, window.first + first] + each[1, window.first + last])
+                    found.append(_Found(*place, (window.begin + first, window.begin + last), score, logit))
+        if merge == "document":  # neighbouring windows share places, and each counts once
+            once: dict[tuple[int, int], _Found] = {}
+            for x in sorted(found, key=lambda x: -x.score):
+                once.setdefault(x.tokens, x)
+            found = list(once.values())
+        merged: dict[str, _Found] = {}
+        for x in found:
+            same = merged.setdefault(context[x.start : x.end].lower(), x)
+            if same is not x:
+                merged[context[x.start : x.end].lower()] = replace(same, score=same.score + x.score, logit=max(same.logit, x.logit))
+        ranked = sorted(merged.values(), key=lambda x: -x.score)
+        answers = [_told(x, context, options) for x in ranked[: options.wanted]]
         margin, threshold = 1e9, (0.0 if fitted is None else fitted) if impossible else None
-        if answers:
-            best = max(merged.values(), key=lambda found: found["score"])
+        if ranked:
             # without a fitted threshold v4's rule: whichever has the higher score
-            margin = _log(null_score) - _log(best["score"]) if fitted is None else null_logit - best["logit"]
+            margin = _log(null_score) - _log(ranked[0].score) if fitted is None else float(null.sum()) - ranked[0].logit
         none = {"answer": "", "score": null_score, "start": 0, "end": 0}
         return {
             **(none if not answers or (threshold is not None and margin > threshold) else answers[0]),
@@ -336,7 +361,7 @@ class _Window:
     """What answering needs of a window: where its context lies, which token stands for no answer, and what each token is in the context.
 
     Attributes:
-        first, stop: the context's tokens.
+        first, stop: the context's tokens; begin: which of the whole context's is the first.
         null: the token of no answer: the classification token, else the first special one, else the first.
         classifies: whether it is a classification token.
         offsets, words: of the context's tokens.
@@ -344,17 +369,18 @@ class _Window:
 
     first: int
     stop: int
+    begin: int
     null: int
     classifies: bool
     offsets: list[tuple[int, int]]
     words: list[int | None]
 
     @classmethod
-    def of(cls, window: Encoding, cls_id: int | None) -> _Window:
+    def of(cls, window: Encoding, cls_id: int | None, begin: int) -> _Window:
         first, stop = window.extent(1)
         special = [i for i, is_special in enumerate(window.special) if is_special]
         own = [i for i in special if window.ids[i] == cls_id]
-        return cls(first, stop, (own or special or [0])[0], bool(own), window.offsets[first:stop], window.words[first:stop])
+        return cls(first, stop, begin, (own or special or [0])[0], bool(own), window.offsets[first:stop], window.words[first:stop])
 
     def tokens(self, start: int, end: int) -> tuple[int, int] | None:
         """The first and last token of the characters from ``start`` to ``end``, if the window has all of them."""
@@ -366,36 +392,62 @@ class _Window:
             return None
         return self.first + inside[0], self.first + inside[-1]
 
-    def probabilities(self, logits: np.ndarray[Any, Any], silent: bool) -> tuple[np.ndarray[Any, Any], float]:
-        """The probability of each of the context's tokens and of no answer, which takes no part if not ``silent``."""
-        own = logits[self.first : self.stop]
-        if not len(own):
-            return own, 1.0
-        high = max(own.max(), logits[self.null]) if silent else own.max()
-        powers, null = np.exp(own - high), float(np.exp(logits[self.null] - high)) if silent else 0.0
-        total = powers.sum() + null
-        return powers / total, null / total
+    def characters(self, first: int, last: int, align: bool | str, context: str) -> tuple[int, int, int | None] | None:
+        """Where the context's tokens from ``first`` to ``last`` lie in it, widened to words as ``align`` says; None if they are empty.
 
-    def characters(self, first: int, last: int, align: bool | str, context: str) -> tuple[int, int] | None:
-        """Where the tokens from ``first`` to ``last`` lie in the context, widened to words as ``align`` says; None if they are empty."""
-        sides = []
-        for token, side in ((first - self.first, 0), (last - self.first, 1)):
-            word = self.words[token]
-            same = [token]
-            if align and word is not None:
-                low, high = token, token
-                while low and self.words[low - 1] == word:
-                    low -= 1
-                while high + 1 < len(self.words) and self.words[high + 1] == word:
-                    high += 1
-                full = [i for i in range(low, high + 1) if self.offsets[i][0] < self.offsets[i][1]]
-                if full and (align is True or not _GLUED.search(context[self.offsets[full[0]][0] : self.offsets[full[-1]][1]])):
-                    same = full
-            sides.append(self.offsets[same[-side]][side])
-        return (sides[0], sides[1]) if sides[0] < sides[1] else None
+        Third comes where the last token begins, None if it was widened to a word of several.
+        """
+        start, end = self._unit(first, align, context), self._unit(last, align, context)
+        a, b = self.offsets[start[0]][0], self.offsets[end[-1]][1]
+        return (a, b, self.offsets[last][0] if len(end) == 1 else None) if a < b else None
+
+    def _unit(self, token: int, align: bool | str, context: str) -> list[int]:
+        """The tokens of its word, or the token alone."""
+        word = self.words[token]
+        if not align or word is None:
+            return [token]
+        low = high = token
+        while low and self.words[low - 1] == word:
+            low -= 1
+        while high + 1 < len(self.words) and self.words[high + 1] == word:
+            high += 1
+        full = [i for i in range(low, high + 1) if self.offsets[i][0] < self.offsets[i][1]] or [token]
+        glued = align == "auto" and _GLUED.search(context[self.offsets[full[0]][0] : self.offsets[full[-1]][1]])
+        return [token] if glued else full
 
 
-def _best(start: np.ndarray[Any, Any], end: np.ndarray[Any, Any], longest: int, count: int) -> list[tuple[int, int, float]]:
+@dataclass(frozen=True)
+class _Found:
+    """A span: its characters, where its last token begins (None if that was widened), its tokens in the context, its score and its logits' sum."""
+
+    start: int
+    end: int
+    last: int | None
+    tokens: tuple[int, int]
+    score: float
+    logit: float
+
+
+def _log_sum(logits: Array, null: Array | None) -> Array:
+    """(2, K) and (2,) -> (2,): the logarithm of what start's and end's powers sum to."""
+    every = logits if null is None else np.concatenate([logits, null[:, None]], axis=1)
+    if not every.shape[1]:
+        return np.zeros(2)
+    high = every.max(axis=1)
+    total: Array = high + np.log(np.exp(every - high[:, None]).sum(axis=1))
+    return total
+
+
+def _document(logits: Sequence[Array], windows: Sequence[_Window], null: Array) -> Array:
+    """The same over the tokens of all windows, each with the highest of its logits, and one place of no answer."""
+    best = np.full((2, max(w.begin + w.stop - w.first for w in windows)), -np.inf)
+    for each, w in zip(logits, windows, strict=True):
+        here = best[:, w.begin : w.begin + w.stop - w.first]
+        np.maximum(here, each[:, w.first : w.stop], out=here)
+    return _log_sum(best, null)
+
+
+def _best(start: Array, end: Array, longest: int, count: int) -> list[tuple[int, int, float]]:
     """(first, last, score) of the ``count`` spans of at most ``longest`` tokens with the highest product, best first; none with 0."""
     bands = [start[: len(start) - d] * end[d:] for d in range(min(longest, len(start)))]
     if not bands:
@@ -408,13 +460,12 @@ def _best(start: np.ndarray[Any, Any], end: np.ndarray[Any, Any], longest: int, 
     return [(int(firsts[i]), int(firsts[i] + lengths[i]), float(scores[i])) for i in chosen if scores[i] > 0]
 
 
-def _told(found: Mapping[str, Any], context: str, options: AnsweringOptions) -> dict[str, Any]:
-    start, end = found["start"], found["end"]
-    stem = end
+def _told(found: _Found, context: str, options: AnsweringOptions) -> dict[str, Any]:
+    stem = found.end
     if options.particles != "keep":
-        stem = stem_end(context, start, end, found["last"] if options.particles == "auto" else None)
-    told = {"answer": context[start:stem], "score": found["score"], "start": start, "end": stem}
-    return told if stem == end else {**told, "surface": context[start:end]}
+        stem = stem_end(context, found.start, found.end, found.last if options.particles == "auto" else None)
+    told = {"answer": context[found.start : stem], "score": found.score, "start": found.start, "end": stem}
+    return told if stem == found.end else {**told, "surface": context[found.start : found.end]}
 
 
 def _log(p: float) -> float:
