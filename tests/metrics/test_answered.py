@@ -69,7 +69,7 @@ def test_figures_by_hand() -> None:
 def test_without_unanswerable_rows_there_are_no_figures_of_them() -> None:
     score = AnswerScore()
     score.add("cat", 0.0, ["cat"])
-    assert score.result() == {name: 1.0 for name in ("em", "f1", "char_f1", "has_answer_em", "has_answer_f1", "has_answer_char_f1")}
+    assert score.result() == dict.fromkeys(("em", "f1", "char_f1", "has_answer_em", "has_answer_f1", "has_answer_char_f1"), 1.0)
     assert score.best_threshold() is None
 
 

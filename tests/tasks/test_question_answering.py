@@ -33,6 +33,7 @@ from nabi.tasks.question_answering import AnsweringSettings, QuestionAnswering
 from nabi.training.plan import Plan
 from nabi.training.progress import Progress
 from tasks.answering import CONTEXT, KINDS, KOREAN, LONG, QUESTION, answerer, folder
+from tasks.written import command
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "v4_answers.json").read_text(encoding="utf-8"))["cases"]
 STILL: dict[str, Any] = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
@@ -131,7 +132,7 @@ def test_each_answer_is_its_place_in_the_original_text(kind: str, made: Made) ->
         for each in [found, *found["answers"]]:
             assert context[each["start"] : each["end"]] == each["answer"], each
         assert all(x["answer"] for x in found["answers"])
-        assert len({x.get("surface", x["answer"]).lower() for x in found["answers"]}) == len(found["answers"])
+        assert len({x["answer"].lower() for x in found["answers"]}) == len(found["answers"])
         assert json.loads(json.dumps(found)) == found
 
 
@@ -433,3 +434,17 @@ def test_a_saved_model_answers_as_before(bert: Model, tmp_path: Path) -> None:
     assert again.task.name == "question_answering" and not again.check_golden() and again.origin.golden
     assert again.predict({"question": QUESTION, "context": CONTEXT}) == bert.predict({"question": QUESTION, "context": CONTEXT})
     assert tasks.find("question-answering") is QuestionAnswering
+
+
+def test_the_command_line_answers_and_refuses(run: Any, tmp_path: Path) -> None:
+    example = {"question": "what color is it", "context": "the cat sat in the red house"}
+    code, out, _ = command("predict", run[1], json.dumps(example), "--json")
+    assert code == 0 and json.loads(out)["answer"] == "red"
+    code, _, err = command("predict", run[1], "what color is it")
+    assert code == 2 and "no question with its context" in err and "Traceback" not in err
+    (tmp_path / "bad.jsonl").write_text(json.dumps({**example, "answers": [{"text": "red", "start": 3}]}), encoding="utf-8")
+    code, _, err = command("train", "--task", "question-answering", "--data", tmp_path / "bad.jsonl", "--base", run[1], "--out", tmp_path / "out")
+    assert code == 2 and "bad.jsonl, line 1: the context has" in err
+    (tmp_path / "none.jsonl").write_text(json.dumps(example), encoding="utf-8")
+    code, _, err = command("evaluate", run[1], "--data", tmp_path / "none.jsonl")
+    assert code == 2 and "no column 'answers'" in err

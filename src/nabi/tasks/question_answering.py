@@ -24,18 +24,12 @@ from nabi.data import Table
 from nabi.errors import DataError, InputError, OptionError, shortened
 from nabi.inputs import Inputs
 from nabi.metrics.answered import Answered, AnswerScore
-from nabi.metrics.detail import Array
 from nabi.nn.body import Run
 from nabi.tasks import Example, Form, Score, Task, Use
-from nabi.text.encoding import Encoding
+from nabi.tasks._spans import Found, Window, best_spans, document_sum, log_sum
 from nabi.text.particles import stem_end
 
 LONGEST, OVERLAP = 384, 128  # v4's usual window and overlap, in tokens
-# scripts that write words without spaces between them, or whose particles stand without one: a word is no unit of an answer
-_GLUED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
-)
 
 
 @dataclass(frozen=True)
@@ -164,7 +158,7 @@ class QuestionAnswering(Task):
         rows = []
         step = 0
         for i, window in enumerate(windows):
-            place = _Window.of(window, tokenizer.cls_id, i * step)
+            place = Window.of(window, tokenizer.cls_id, i * step)
             step = step or place.stop - place.first - stride
             notes = {"window": place, "truncated": cut}
             rows.append(Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes))
@@ -176,7 +170,7 @@ class QuestionAnswering(Task):
         held: list[Row] = []
         others: list[Row] = []
         for row in rows:
-            window: _Window = row.notes["window"]
+            window: Window = row.notes["window"]
             found = next((place for place in (window.tokens(*span) for span in spans) if place is not None), None)
             start, end = (window.null, window.null) if found is None else found
             place = [False] * len(row.parts["text"]["tokens"])
@@ -234,38 +228,41 @@ class QuestionAnswering(Task):
         fitted = self.settings.threshold
         impossible = fitted is not None if options.handle_impossible_answer is None else options.handle_impossible_answer
         merge = options.merge or self.settings.merge
-        windows: list[_Window] = [row.notes["window"] for row in rows]
+        windows: list[Window] = [row.notes["window"] for row in rows]
         logits = [np.array(reading) for reading in readings]  # (2, T) each
         silent = [each[:, window.null] for each, window in zip(logits, windows, strict=True)]
         null = min(silent, key=lambda each: float(each.sum()))  # of the window that is least sure that it has no answer (Devlin et al. 2018, section 4.3)
         takes_part = windows[0].classifies or impossible or merge == "document"  # without a token of its own, v4 leaves the place out
         if merge == "document":
-            sums = [_document(logits, windows, null)] * len(rows)
+            sums = [document_sum(logits, windows, null)] * len(rows)
         else:
-            sums = [_log_sum(each[:, w.first : w.stop], none if takes_part else None) for each, w, none in zip(logits, windows, silent, strict=True)]
+            sums = [log_sum(each[:, w.first : w.stop], none if takes_part else None) for each, w, none in zip(logits, windows, silent, strict=True)]
         null_score = min(float(np.exp((none - total).sum())) for none, total in zip([null] if merge == "document" else silent, sums, strict=False))
-        found: list[_Found] = []
+        if not takes_part:
+            null_score = 0.0
+        found: list[Found] = []
         # v4's number, for some become equal when they are widened
         wanted = options.wanted * 2 + 10 if options.align_to_words else options.wanted
         for each, window, total in zip(logits, windows, sums, strict=True):
             start, end = np.exp(each[:, window.first : window.stop] - total[:, None])
-            for first, last, score in _best(start, end, options.max_answer_len, wanted):
+            for first, last, score in best_spans(start, end, options.max_answer_len, wanted):
                 place = window.characters(first, last, options.align_to_words, context)
                 if place is not None:
+                    stem = place[1] if options.particles == "keep" else stem_end(context, *place[:2], place[2] if options.particles == "auto" else None)
                     logit = float(each[0, window.first + first] + each[1, window.first + last])
-                    found.append(_Found(*place, (window.begin + first, window.begin + last), score, logit))
+                    found.append(Found(place[0], stem, place[1], (window.begin + first, window.begin + last), score, logit))
         if merge == "document":  # neighbouring windows share places, and each counts once
-            once: dict[tuple[int, int], _Found] = {}
+            once: dict[tuple[int, int], Found] = {}
             for x in sorted(found, key=lambda x: -x.score):
                 once.setdefault(x.tokens, x)
             found = list(once.values())
-        merged: dict[str, _Found] = {}
+        merged: dict[str, Found] = {}
         for x in found:
             same = merged.setdefault(context[x.start : x.end].lower(), x)
             if same is not x:
                 merged[context[x.start : x.end].lower()] = replace(same, score=same.score + x.score, logit=max(same.logit, x.logit))
         ranked = sorted(merged.values(), key=lambda x: -x.score)
-        answers = [_told(x, context, options) for x in ranked[: options.wanted]]
+        answers = [x.told(context) for x in ranked[: options.wanted]]
         margin, threshold = 1e9, (0.0 if fitted is None else fitted) if impossible else None
         if ranked:
             # without a fitted threshold v4's rule: whichever has the higher score
@@ -354,118 +351,6 @@ class QuestionAnswering(Task):
                 shown.insert(1 + sum(found["score"] >= none["score"] for found in shown[1:]), none)
         shown = shown[: options.wanted]
         return shown[0] if len(shown) == 1 else shown
-
-
-@dataclass(frozen=True)
-class _Window:
-    """What answering needs of a window: where its context lies, which token stands for no answer, and what each token is in the context.
-
-    Attributes:
-        first, stop: the context's tokens; begin: which of the whole context's is the first.
-        null: the token of no answer: the classification token, else the first special one, else the first.
-        classifies: whether it is a classification token.
-        offsets, words: of the context's tokens.
-    """
-
-    first: int
-    stop: int
-    begin: int
-    null: int
-    classifies: bool
-    offsets: list[tuple[int, int]]
-    words: list[int | None]
-
-    @classmethod
-    def of(cls, window: Encoding, cls_id: int | None, begin: int) -> _Window:
-        first, stop = window.extent(1)
-        special = [i for i, is_special in enumerate(window.special) if is_special]
-        own = [i for i in special if window.ids[i] == cls_id]
-        return cls(first, stop, begin, (own or special or [0])[0], bool(own), window.offsets[first:stop], window.words[first:stop])
-
-    def tokens(self, start: int, end: int) -> tuple[int, int] | None:
-        """The first and last token of the characters from ``start`` to ``end``, if the window has all of them."""
-        inside = [i for i, (a, b) in enumerate(self.offsets) if a < end and b > start and a < b]
-        if not inside:
-            return None
-        # at the edge of a window, another may hold the characters that are missing here
-        if (inside[0] == 0 and self.offsets[0][0] > start) or (inside[-1] == len(self.offsets) - 1 and self.offsets[-1][1] < end):
-            return None
-        return self.first + inside[0], self.first + inside[-1]
-
-    def characters(self, first: int, last: int, align: bool | str, context: str) -> tuple[int, int, int | None] | None:
-        """Where the context's tokens from ``first`` to ``last`` lie in it, widened to words as ``align`` says; None if they are empty.
-
-        Third comes where the last token begins, None if it was widened to a word of several.
-        """
-        start, end = self._unit(first, align, context), self._unit(last, align, context)
-        a, b = self.offsets[start[0]][0], self.offsets[end[-1]][1]
-        return (a, b, self.offsets[last][0] if len(end) == 1 else None) if a < b else None
-
-    def _unit(self, token: int, align: bool | str, context: str) -> list[int]:
-        """The tokens of its word, or the token alone."""
-        word = self.words[token]
-        if not align or word is None:
-            return [token]
-        low = high = token
-        while low and self.words[low - 1] == word:
-            low -= 1
-        while high + 1 < len(self.words) and self.words[high + 1] == word:
-            high += 1
-        full = [i for i in range(low, high + 1) if self.offsets[i][0] < self.offsets[i][1]] or [token]
-        glued = align == "auto" and _GLUED.search(context[self.offsets[full[0]][0] : self.offsets[full[-1]][1]])
-        return [token] if glued else full
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A span: its characters, where its last token begins (None if that was widened), its tokens in the context, its score and its logits' sum."""
-
-    start: int
-    end: int
-    last: int | None
-    tokens: tuple[int, int]
-    score: float
-    logit: float
-
-
-def _log_sum(logits: Array, null: Array | None) -> Array:
-    """(2, K) and (2,) -> (2,): the logarithm of what start's and end's powers sum to."""
-    every = logits if null is None else np.concatenate([logits, null[:, None]], axis=1)
-    if not every.shape[1]:
-        return np.zeros(2)
-    high = every.max(axis=1)
-    total: Array = high + np.log(np.exp(every - high[:, None]).sum(axis=1))
-    return total
-
-
-def _document(logits: Sequence[Array], windows: Sequence[_Window], null: Array) -> Array:
-    """The same over the tokens of all windows, each with the highest of its logits, and one place of no answer."""
-    best = np.full((2, max(w.begin + w.stop - w.first for w in windows)), -np.inf)
-    for each, w in zip(logits, windows, strict=True):
-        here = best[:, w.begin : w.begin + w.stop - w.first]
-        np.maximum(here, each[:, w.first : w.stop], out=here)
-    return _log_sum(best, null)
-
-
-def _best(start: Array, end: Array, longest: int, count: int) -> list[tuple[int, int, float]]:
-    """(first, last, score) of the ``count`` spans of at most ``longest`` tokens with the highest product, best first; none with 0."""
-    bands = [start[: len(start) - d] * end[d:] for d in range(min(longest, len(start)))]
-    if not bands:
-        return []
-    scores = np.concatenate(bands)
-    firsts = np.concatenate([np.arange(len(band)) for band in bands])
-    lengths = np.repeat(np.arange(len(bands)), [len(band) for band in bands])
-    chosen = np.argpartition(-scores, count - 1)[:count] if count < len(scores) else np.arange(len(scores))
-    chosen = chosen[np.lexsort((lengths[chosen], firsts[chosen], -scores[chosen]))]
-    return [(int(firsts[i]), int(firsts[i] + lengths[i]), float(scores[i])) for i in chosen if scores[i] > 0]
-
-
-def _told(found: _Found, context: str, options: AnsweringOptions) -> dict[str, Any]:
-    stem = found.end
-    if options.particles != "keep":
-        stem = stem_end(context, found.start, found.end, found.last if options.particles == "auto" else None)
-    told = {"answer": context[found.start : stem], "score": found.score, "start": found.start, "end": stem}
-    return told if stem == found.end else {**told, "surface": context[found.start : found.end]}
 
 
 def _log(p: float) -> float:
