@@ -163,7 +163,8 @@ def test_it_learns_its_own_labels_and_keeps_them(tmp_path: Path) -> None:
     held_out = [{**row, "label": names[row["label"]]} for row in rows(40, 1)]
     figures = evaluate(model, held_out).metrics
     assert figures["accuracy"] >= 0.9 and {"macro_f1", "f1/good", "f1/bad"} <= figures.keys(), figures
-    assert model.predict("good film", hypothesis_template="the film was {}") == model.predict("good film") != model.predict("good film", hypothesis_template="{}")
+    usual, same, other = (model.predict("good film", hypothesis_template=template) for template in (None, "the film was {}", "{}"))
+    assert usual == same != other
     wrong = [{**row, "label": {"good": "bad", "bad": "good"}[row["label"]]} for row in held_out]
     assert evaluate(model, wrong).metrics["accuracy"] <= 0.1
 
