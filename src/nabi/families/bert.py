@@ -62,6 +62,7 @@ class Bert(PostNormEncoder):
         "row": HeadSpec(pool="first", dense=True, activation="tanh"),
         "token": HeadSpec(),
         "span": HeadSpec(),
+        "choice": HeadSpec(pool="first", dense=True, activation="tanh"),
     }
 
     def __init__(self, config: BertConfig) -> None:
@@ -136,11 +137,12 @@ FAMILY = Family(
             same("encoder.layer.*.output.LayerNorm", "layers.*.norm"),
         ),
         prefix="bert.",
-        shared=(same("pooler.dense", "row.dense"),),
+        shared=(same("pooler.dense", "row.dense"), same("pooler.dense", "choice.dense")),
         heads={
             ("row",): ("ForSequenceClassification", _ROW),
             ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
             ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
+            ("choice",): ("ForMultipleChoice", (same("classifier", "choice.out"),)),
         },
         legacy={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
         ignore={r"(bert\.)?embeddings\.position_ids": "a constant", r"cls\..*": "the pretraining heads"},

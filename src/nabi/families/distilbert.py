@@ -62,12 +62,13 @@ class DistilBert(PostNormEncoder):
         "row": HeadSpec(pool="first", dense=True, activation="relu"),
         "token": HeadSpec(),
         "span": HeadSpec(),
+        "choice": HeadSpec(pool="first", dense=True, activation="relu"),
     }
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
         self.hidden_size, self.limits, self.tables = config.hidden_size, {"text": config.max_positions}, {"tokens": config.vocab_size}
-        self.head_dropout = {"row": config.row_dropout, "token": config.hidden_dropout, "span": config.span_dropout}
+        self.head_dropout = {"row": config.row_dropout, "choice": config.row_dropout, "token": config.hidden_dropout, "span": config.span_dropout}
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = DistilBertEmbeddings(config)
         self.layers = nn.ModuleList(
@@ -134,6 +135,7 @@ FAMILY = Family(
             ("row",): ("ForSequenceClassification", (same("pre_classifier", "row.dense"), same("classifier", "row.out"))),
             ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
             ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
+            ("choice",): ("ForMultipleChoice", (same("pre_classifier", "choice.dense"), same("classifier", "choice.out"))),
         },
         ignore={r"(distilbert\.)?embeddings\.position_ids": "a constant", r"vocab_(transform|layer_norm|projector)\..*": "the pretraining head"},
     ),
