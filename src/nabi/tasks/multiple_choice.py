@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nabi.batch import Batch, Row, Target
-from nabi.errors import CheckpointError, DataError, InputError
+from nabi.errors import DataError, InputError, MissingHeadError
 from nabi.inputs import Inputs
 from nabi.nn.body import Run
 from nabi.nn.heads import Head
@@ -53,7 +53,8 @@ class MultipleChoice(Task):
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> NoSettings:
         if outputs["choice"] != 1:
-            raise CheckpointError("the head gives more than one score a choice", value=outputs["choice"], expected="1")
+            fix = "train one: nabi train --task multiple_choice --base MODEL --data FILE --out DIR"
+            raise MissingHeadError("no head for multiple_choice: this one gives more than one score a choice", value=outputs["choice"], expected="1", fix=fix)
         return NoSettings()
 
     def outputs(self) -> dict[str, int]:
