@@ -68,6 +68,17 @@ def test_version_4_gives_the_same_labels_and_scores(name: str, pipes: Pipes) -> 
             assert json.loads(json.dumps(x)) == x
 
 
+def test_version_4_takes_labels_by_place_and_texts_by_name(pipes: Pipes) -> None:
+    pipe, labels = pipes("nli"), ["good", "bad"]
+    wanted = pipe("the good film", candidate_labels=labels)
+    named = pipe(sequences="the good film", candidate_labels="good, bad")
+    assert wanted == named == pipe("the good film", labels) == pipe({"sequences": "the good film"}, labels)
+    assert pipe(["the good film"], labels, multi_label=True) == [pipe("the good film", labels, multi_label=True)]
+    for args in ((), ("the good film", labels, True)):
+        with pytest.raises(InputError, match=f"called with its inputs: '{len(args)} positional arguments'"):
+            pipe(*args)
+
+
 def test_control_other_weights_and_other_outputs_miss_the_golden_scores(pipes: Pipes) -> None:
     cases = [case for case in CASES if case["model"] == "nli" and len(set(case["answer"][0]["labels"] if isinstance(case["answer"], list) else "ab")) > 1]
     assert all(farthest(told(case, pipes("nli", 1)), scored(case["answer"])) >= 100 * TOLERANCE for case in cases)

@@ -232,6 +232,15 @@ class ZeroShotClassification(Task):
     def alone(self, form: Form, given: Mapping[str, Any]) -> bool:
         return False
 
+    def called(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """v4's forms too: the candidate labels as the second argument, the texts as ``sequences=``."""
+        inputs, options = list(args), dict(given)
+        if not inputs and "sequences" in options:
+            inputs.append(options.pop("sequences"))
+        if len(inputs) == 2 and "candidate_labels" not in options:
+            options["candidate_labels"] = inputs.pop()
+        return super().called(tuple(inputs), options)
+
     def example_of(self, item: Any, where: str = "an input") -> Example:
         """A str, a mapping with ``text``, or one with v4's name for it, ``sequences``."""
         if isinstance(item, Mapping) and "text" not in item and "sequences" in item:
