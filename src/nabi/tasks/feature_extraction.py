@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nabi.batch import FILLER, Batch, Row
 from nabi.errors import InputError, OptionError
-from nabi.inputs import Inputs
+from nabi.inputs import Inputs, Long
 from nabi.layout import Layout
 from nabi.nn.body import Body, Run
 from nabi.tasks import Example, Form, NoSettings, Score, Task, Use
@@ -42,7 +42,7 @@ class FeatureOptions:
     normalize: bool = False
     return_tensors: bool = False
     tokenize_kwargs: Mapping[str, Any] | None = None
-    long: Literal["window", "truncate", "error"] = "window"
+    long: Long = "window"
     max_length: int | None = None
     stride: int = 16
 
@@ -99,18 +99,10 @@ class FeatureExtraction(Task):
         if not isinstance(text, str) or not isinstance(pair, str | None):
             problem = text if not isinstance(text, str) else pair
             raise InputError(f"{where or 'an input'} has no text", value=repr(problem), expected="a str, or {'text': ..., 'text_pair': ...}")
-        limit, cut, over = min(options.max_length or inputs.max_length, inputs.max_length), False, 0
-        if options.long == "truncate":
-            encoding, cut = inputs.tokenizer.truncated(text, pair, max_length=limit)
-            windows = [encoding]
-        else:
-            windows = [inputs.tokenizer.encode(text, pair)]
-            if len(windows[0]) > limit:
-                if options.long == "error":
-                    fix = "with long='window' it is read whole"
-                    raise InputError(f"{where or 'the text'} is too long", value=f"{len(windows[0])} tokens", expected=f"at most {limit}", fix=fix)
-                over = int(pair is not None and len(pair) > len(text))
-                windows = inputs.tokenizer.windows(text, pair, max_length=limit, stride=options.stride, over="pair" if over else "text")
+        over = int(pair is not None and len(pair) > len(text))
+        windows, cut = inputs.read(
+            text, pair, long=options.long, max_length=options.max_length, stride=options.stride, over="pair" if over else "text", where=where
+        )
         rows = []
         for window in windows:
             notes: dict[str, Any] = {"content": max(1, window.special.count(False)), "truncated": cut, "stride": options.stride}

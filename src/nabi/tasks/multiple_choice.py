@@ -10,14 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nabi.batch import Batch, Row, Target
 from nabi.errors import DataError, InputError, MissingHeadError
-from nabi.inputs import Inputs
+from nabi.inputs import Inputs, Long
 from nabi.nn.body import Run
 from nabi.nn.heads import Head
 from nabi.tasks import Example, Form, NoSettings, Score, Task, Use
@@ -33,7 +33,7 @@ class ChoiceOptions:
         stride: tokens that neighbouring windows share.
     """
 
-    long: Literal["window", "truncate", "error"] = "window"
+    long: Long = "window"
     max_length: int | None = None
     stride: int = 16
 
@@ -69,21 +69,11 @@ class MultipleChoice(Task):
             problem, name = (question, "question") if not isinstance(question, str) else (context, "context")
             raise InputError(f"{where} has no {name}", value=repr(problem), expected="a str", fix="give {'question': ..., 'choices': [...]}")
         right = self.truth(example, where) if use == "train" else -1
-        limit, tokenizer, rows = min(options.max_length or inputs.max_length, inputs.max_length), inputs.tokenizer, []
+        rows = []
         for number, choice in enumerate(choices):
             # with a context the question stands before its answer
-            text, pair, cut = (question, choice, False) if context is None else (context, f"{question} {choice}", False)
-            if options.long == "truncate":
-                encoding, cut = tokenizer.truncated(text, pair, max_length=limit)
-                windows = [encoding]
-            else:
-                windows = [tokenizer.encode(text, pair)]
-                if len(windows[0]) > limit:
-                    if options.long == "error":
-                        fix = "with long='window' it is read whole"
-                        raise InputError(f"{where} is too long", value=f"{len(windows[0])} tokens", expected=f"at most {limit}", fix=fix)
-                    over: Literal["text", "pair"] = "pair" if len(pair) > len(text) else "text"
-                    windows = tokenizer.windows(text, pair, max_length=limit, stride=options.stride, over=over)
+            text, pair = (question, choice) if context is None else (context, f"{question} {choice}")
+            windows, cut = inputs.read(text, pair, long=options.long, max_length=options.max_length, stride=options.stride, where=where)
             contents = [max(1, window.special.count(False)) for window in windows]
             for window, content in zip(windows, contents, strict=True):
                 share = content / sum(contents)

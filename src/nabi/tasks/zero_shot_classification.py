@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nabi.batch import Batch, Row, Target
 from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
-from nabi.inputs import Inputs
+from nabi.inputs import Inputs, Long
 from nabi.metrics import ConfusionScore
 from nabi.nn.body import Run
 from nabi.tasks import Example, Form, Score, Task, Use
@@ -48,7 +48,7 @@ class ZeroShotOptions:
     hypothesis_template: str | None = None
     multi_label: bool = False
     multi_class: bool | None = None
-    long: Literal["window", "truncate", "error"] = "window"
+    long: Long = "window"
     max_length: int | None = None
     stride: int = 16
 
@@ -159,19 +159,11 @@ class ZeroShotClassification(Task):
         if truth is not None and truth not in names:
             raise unknown(f"label ({where})", truth, names, error=DataError)
         template = options.hypothesis_template or self.settings.hypothesis_template
-        limit, rows = min(options.max_length or inputs.max_length, inputs.max_length), []
+        rows = []
         for number, name in enumerate(names):
-            hypothesis, cut = _hypothesis(template, name), False
-            if options.long == "truncate":
-                encoding, cut = inputs.tokenizer.truncated(text, hypothesis, max_length=limit)
-                windows = [encoding]
-            else:
-                windows = [inputs.tokenizer.encode(text, hypothesis)]
-                if len(windows[0]) > limit:
-                    if options.long == "error":
-                        fix = "with long='window' it is read whole"
-                        raise InputError(f"{where} is too long", value=f"{len(windows[0])} tokens", expected=f"at most {limit}", fix=fix)
-                    windows = inputs.tokenizer.windows(text, hypothesis, max_length=limit, stride=options.stride)
+            windows, cut = inputs.read(
+                text, _hypothesis(template, name), long=options.long, max_length=options.max_length, stride=options.stride, over="text", where=where
+            )
             for window in windows:
                 notes = {"candidate": number, "content": max(1, window.sequence.count(0)), "truncated": cut}
                 row = Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes)
