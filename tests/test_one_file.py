@@ -25,7 +25,7 @@ DOCS = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"""Path\("(\w+\.py)"\)\.write_text\('''\n(.*?)'''\)""", DOCS, re.DOTALL))
 TEXTS = ["short", "so so", "ok", "a long and winding road", "not bad", "one two three four five", "no", "the whole story once more"] * 2
 CHOSEN = "bag or text_length or pinned"
-BEYOND = "(overfitted and bag and zero_shot)"  # a linear layer over a bag of words ranks labels alike for all texts
+BEYOND = "(overfitted and bag and (zero_shot or similarity))"  # a linear layer over a bag of words ranks labels, and texts, alike for all texts
 PLUGINS = ["--plugin", "bag.py", "--plugin", "text_length.py"]
 TRAIN = (
     "train --task text_length --family bag --tokenizer minilm --data texts.csv --out run --log quiet "
