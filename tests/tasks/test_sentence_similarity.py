@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,6 @@ from nabi import Plan, checkpoint, evaluate, tasks
 from nabi.batch import FILLER, Batch, batch_of
 from nabi.errors import DataError, InputError, MissingHeadError, OptionError, UserError
 from nabi.model import Model
-from nabi.nn.body import Run
 from nabi.training.feed import Feed
 from nabi.weights.sources import resolve
 from tasks.read import folder
@@ -29,8 +28,9 @@ from training.small import BAD, GOOD, PLAIN, SIZE, text, vocabulary
 
 TOLERANCE = 1e-5
 SENTENCES = [
-    "A cat sleeps on the sofa.", "A kitten is asleep on the couch.", "Shares fell sharply on Monday!", "나비가 꽃에 앉았다.", "나비 한 마리가 꽃 위에 앉아 있다.",
-    "", "WINNER!! Claim your £900 prize now \U0001f389", "The shares fell, and the cat slept through all of it without once lifting its head. " * 4,
+    "A cat sleeps on the sofa.", "A kitten is asleep on the couch.", "Shares fell sharply on Monday!", "나비가 꽃에 앉았다.",
+    "나비 한 마리가 꽃 위에 앉아 있다.", "", "WINNER!! Claim your £900 prize now \U0001f389",
+    "The shares fell, and the cat slept through all of it without once lifting its head. " * 4,
 ]  # fmt: skip
 
 
@@ -44,10 +44,11 @@ def some(count: int, seed: int = 0, longest: int = 12) -> list[dict[str, Any]]:
     return [{"text": text(dice, GOOD, 1, longest), "text_pair": text(dice, BAD, 1, longest), "score": dice.uniform(1, 5)} for _ in range(count)]
 
 
-def made(path: Path, seed: int = 0, **settings: Any) -> Model:
+def made(path: Path, **settings: Any) -> Model:
     """A tiny BERT with weights from N(0, 0.25)."""
     given = tasks.find("sentence_similarity").Settings(**{"scale": (1.0, 5.0), **settings})
-    return randomised(nabi.create("bert", {**SIZE, "hidden_dropout": 0.0, "attention_dropout": 0.0}, "sentence_similarity", given, vocabulary(path)), seed).eval()
+    size = {**SIZE, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+    return randomised(nabi.create("bert", size, "sentence_similarity", given, vocabulary(path))).eval()
 
 
 @pytest.fixture(scope="module", params=["bi", "cross", "sigmoid"])
@@ -253,7 +254,7 @@ def test_a_pipeline_takes_pairs_and_the_hubs_form(model: Model) -> None:
     one = model.predict({"text": "good film", "text_pair": "bad plot"})["score"]
     assert pipe({"text": "good film", "text_pair": "bad plot"}) == pipe(["good film", "bad plot"]) == pipe(text="good film", text_pair="bad plot") == one
     assert pipe([["good film", "bad plot"], {"text": "good film", "text_pair": "bad plot"}]) == pytest.approx([one, one], abs=TOLERANCE)
-    assert pipe(pandas.DataFrame({"text": ["good film"], "text_pair": ["bad plot"]})) == [pytest.approx(one, abs=TOLERANCE)]
+    assert pipe(pd.DataFrame({"text": ["good film"], "text_pair": ["bad plot"]})) == [pytest.approx(one, abs=TOLERANCE)]
     asked = {"source_sentence": "good film", "sentences": ["bad plot", "good film"]}
     listed = pipe(asked)
     assert isinstance(listed, list) and all(type(x) is float for x in listed) and listed[0] == pytest.approx(one, abs=TOLERANCE)
