@@ -145,6 +145,12 @@ def test_heads_follow_the_settings_and_other_heads_are_refused(tmp_path: Path) -
         assert (again.task.name, again.task.settings, again.task.heads) == ("sentence_similarity", model.task.settings, model.task.heads)
         assert again.origin.golden and again.check_golden(0.0) == []
         assert again.predict(some(5)) == model.predict(some(5))
+    body, pair = transformers.AutoModel.from_pretrained(tmp_path / "saved" / "bi").eval(), some(1)[0]
+    tokens = [bi.inputs.tokenizer.encode(pair[name]).ids for name in ("text", "text_pair")]
+    with torch.no_grad():
+        a, b, other = (body(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in (*tokens, tokens[0][1:]))
+    answer = bi.predict(pair)["cosine"]
+    assert abs(answer - F.cosine_similarity(a, b, dim=0).item()) <= TOLERANCE and abs(answer - F.cosine_similarity(other, b, dim=0).item()) >= 100 * TOLERANCE
     # one is trained on from the other
     turned: Any = checkpoint.load_for_training(tmp_path / "saved" / "bi", "sentence_similarity", kind.Settings())
     assert turned.task.heads == ("row",) and "task.row.out.weight" in turned.origin.notes[0]

@@ -88,7 +88,8 @@ class Task(nn.Module):
         if not isinstance(settings, self.Settings):
             raise OptionError(f"{self.name} needs settings of its own", value=type(settings).__name__, expected=self.Settings.__name__)
         self.settings = settings
-        self.heads = self.builds(settings)  # type: ignore[misc]  # this instance's own
+        if self.optional_heads:
+            self.heads = self.builds(settings)  # type: ignore[misc]  # this instance's own
 
     # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
 
