@@ -1,9 +1,10 @@
 """Sentence similarity: how alike two texts are, as a number.
 
 A ``cross`` encoder reads both in one row and its head gives the number (Devlin et al. 2018, "BERT", section 4.1, on STS-B); it is the usual choice, for
-each text is read in view of the other (often better: Thakur et al. 2020, "Augmented SBERT", abstract). A ``bi`` encoder reads each alone, and the number is the cosine of their mean-pooled vectors (Reimers & Gurevych
-2019, "Sentence-BERT", section 3): it needs no head, so a bare sentence encoder answers without training, and a source is read once for any number of
-sentences. Unusual: the scale of the scores is found in the data, and answers are on it; a long text is read whole, in windows, in training too.
+each text is read in view of the other, which is often better (Thakur et al. 2020, "Augmented SBERT", abstract). A ``bi`` encoder reads each alone, and the
+number is the cosine of their mean-pooled vectors (Reimers & Gurevych 2019, "Sentence-BERT", section 3): it needs no head, so a bare sentence encoder
+answers without training, and a source is read once for any number of sentences. Unusual: the scale of the scores is found in the data, and answers are on
+it; a long text is read whole, in windows, in training too.
 """
 
 from __future__ import annotations
