@@ -304,13 +304,14 @@ class _Folder:
         """The task's settings, from nabi.json or from the incumbent's config."""
         if self.ours.task == task.name:
             return _read(task.Settings, self.ours.settings, str(self.path / "nabi.json"))
-        tensors, body = self.tensors(task.heads), self.outline(task.heads)
-        names = {kind: f"body.{spec.tied_to}.weight" if (spec := body.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in task.heads}
+        kinds = (*task.heads, *task.optional_heads)
+        tensors, body = self.tensors(kinds), self.outline(kinds)
+        names = {kind: f"body.{spec.tied_to}.weight" if (spec := body.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in kinds}
         sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors}
         # a table is there without the head that is tied to it
         bare = {kind for kind, spec in body.heads.items() if spec.tied_to and spec.dense and f"task.{kind}.dense.weight" not in tensors}
-        if set(sizes) - bare != set(task.heads):
-            raise self._headless(task)
+        if not set(task.heads) <= set(sizes) - bare:
+            raise self._headless(task, task.heads)
         return task.from_hf(self.config, sizes, self.generation)
 
     @functools.cached_property
@@ -319,11 +320,11 @@ class _Folder:
         path = self.path / "generation_config.json"
         return dict(read_file(path, CheckpointError)) if path.is_file() else {}
 
-    def _headless(self, task: type[Task]) -> MissingHeadError:
+    def _headless(self, task: type[Task], kinds: Sequence[str]) -> MissingHeadError:
         return MissingHeadError(
             f"the checkpoint has no head for {task.name}",
             value=str(self.path),
-            expected=f"the weights of these heads: {', '.join(task.heads)}",
+            expected=f"the weights of these heads: {', '.join(kinds)}",
             fix=f"train one: nabi train --task {task.name} --base {self.path} --data FILE --out DIR"
             if task.fits(self.family.body)
             else f"none can be trained on {self.family_name}: take a model of another family",
@@ -347,15 +348,16 @@ class _Folder:
 
     def model(self, task: type[Task], settings: Any, device: str, seed: int | None) -> Model:
         """The model, its tensors mapped from the files; heads are filled from ``seed`` where the folder has none, or refused if it is None."""
-        tensors, notes, body = self.tensors(task.heads), [], self.body(task.heads)
+        kinds = task.builds(settings)
+        tensors, notes, body = self.tensors(kinds), [], self.body(kinds)
         limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
         inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
         settings = task.completed(settings, self.config, self.generation, inputs.tokenizer)
         with torch.device("meta"):
             built = task(settings)
             built.build(body)
-        sizes = self.family.body.cut(self.sizes, task.heads)
-        origin = Origin(self.family_name, self.family, sizes, self.config, golden=to_dict(self.ours.golden), tied=self._tied[tuple(task.heads)])
+        sizes = self.family.body.cut(self.sizes, kinds)
+        origin = Origin(self.family_name, self.family, sizes, self.config, golden=to_dict(self.ours.golden), tied=self._tied[kinds])
         model = Model(body, built, inputs, origin)
         wanted = dict(model.state_dict())
         fresh = self._fresh(wanted, tensors, settings, task) if seed is not None else []
@@ -364,7 +366,7 @@ class _Folder:
         missing = sorted(wanted.keys() - tensors.keys() - set(fresh))
         if missing:
             if all(name.startswith("task.") for name in missing):
-                raise self._headless(task)
+                raise self._headless(task, kinds)
             shown = f"{self.path}: {', '.join(missing[:5])}"
             raise CheckpointError(f"tensors are missing in the checkpoint ({len(missing)} of them)", value=shown, fix="fetch the folder again")
         place(model, tensors, dtype=torch.float32, device=device)

@@ -26,6 +26,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stan
 _device = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1.")
 _columns = click.option("--columns", metavar="NAME=COLUMN,...", help="What the data calls our columns, such as text=review,label=stars.")
 _no_examples = click.option("--no-examples", is_flag=True, help="Leave the texts of rows out of the report.")
+_task = click.option("--task", help="What to answer, where the folder does not say it (a bare encoder) or says something else.")
 _set = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; may be given again.")
 
 
@@ -116,6 +117,7 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
 @click.option("--data", required=True, metavar="FILE", help="Labelled rows.")
 @click.option("--report", metavar="FILE", help="Write a page about it here (HTML).")
 @_no_examples
+@_task
 @_device
 @_columns
 @_plugin
@@ -125,6 +127,7 @@ def evaluate(
     model: str,
     second: str | None,
     data: str,
+    task: str | None,
     report: str | None,
     no_examples: bool,
     device: str,
@@ -144,9 +147,9 @@ def evaluate(
     from nabi.evaluation import evaluate as score
 
     options, precision = _options(settings), "fp32" if device == "cpu" else None
-    loaded = load(model, plugins=plugins, device=device, precision=precision)
+    loaded = load(model, task, plugins=plugins, device=device, precision=precision)
     if second is not None:
-        other = load(second, plugins=plugins, device=device, precision=precision)
+        other = load(second, task, plugins=plugins, device=device, precision=precision)
         pair = compare(loaded, other, data, columns=_pairs(columns), options=options, names=(model, second))
         if report is not None:
             from nabi.evaluation.report import comparison_report
@@ -201,6 +204,7 @@ def _command() -> str:
 @click.option("--out", metavar="FILE", help="Write JSON lines here; whole or not at all.")
 @click.option("--stream", is_flag=True, help="Show a text while it is written.")
 @click.option("--steps", is_flag=True, help="Show how a text is written: the most probable tokens of each step, or the beams as a tree.")
+@_task
 @_device
 @_columns
 @_plugin
@@ -208,6 +212,7 @@ def _command() -> str:
 @_json
 def predict(
     model: str,
+    task: str | None,
     inputs: tuple[str, ...],
     data: str | None,
     out: str | None,
@@ -232,7 +237,7 @@ def predict(
         raise OptionError(f"{' and '.join(given)} exclude each other", fix="give one of them")
     from nabi.checkpoint import load
 
-    loaded = load(model, plugins=plugins, device=device, precision="fp32" if device == "cpu" else None)
+    loaded = load(model, task, plugins=plugins, device=device, precision="fp32" if device == "cpu" else None)
     options = loaded.options(_options(settings))
     items, where = _inputs(loaded, inputs, data, columns)
     if stream or steps:

@@ -128,7 +128,7 @@ class Model(nn.Module):
     def pack(self, rows: Sequence[Row], tokens: int | None = None) -> Iterator[Batch]:
         """Batches of rows on this model's device, of at most ``tokens`` tokens; as many as suit the device if None."""
         # what lies between two layers should stay in a CPU's cache
-        for batch in pack(rows, tokens=tokens or (2048 if self.device.type == "cpu" else 8192), targets=self.task.targets, together=self.task.together):
+        for batch in pack(rows, tokens=tokens or (2048 if self.device.type == "cpu" else 8192), targets=self.task.targets, together=self.task.together is True):
             yield batch.to(self.device)
 
     def answers(

@@ -69,7 +69,7 @@ def table() -> str:
     lines += ["", "| task | other names | columns | heads | families |", "| --- | --- | --- | --- | --- |"]
     for name, task in tasks.items():
         fitting = ", ".join(n for n, f in families.items() if task.fits(f.body))
-        lines.append(f"| {name} | {', '.join(task.aliases)} | {', '.join(task.columns)} | {', '.join(task.heads)} | {fitting} |")
+        lines.append(f"| {name} | {', '.join(task.aliases)} | {', '.join(task.columns)} | {', '.join((*task.heads, *task.optional_heads))} | {fitting} |")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from nabi.tasks import Task
 FAMILIES = families.names()
 # a task without columns has nothing to train on: it is tested with its own file
 CELLS = [(family, task) for family in FAMILIES for task in tasks.names() if tasks.find(task).columns and tasks.find(task).fits(families.find(family).body)]
-COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "47"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
+COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "54"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
 LENGTHS = (5, 1, 12, 3, 7, 12, 20)
 STD = 0.25  # of all weights, so that no value is near to what another formula gives
 
@@ -35,6 +35,8 @@ STREAMS: Mapping[str, Callable[[Any, int, torch.Generator], list[Any]]] = {
 COLUMNS: Mapping[str, Sequence[Any]] = {
     "text": ["good", "bad", "a good film", "a bad film", "it was good and long", "it was bad and long", "so good", "so bad"],
     "label": ["yes", "no"] * 4,
+    "text_pair": ["good", "good", "a film", "a film", "long and dull", "long and dull", "so", "so"],
+    "score": [3.5, 1.5, 3.0, 1.0, 2.0, 0.0, 2.5, 0.5],
     "tokens": [words.split() for words in ("good", "bad", "a good film", "a bad film", "it was good", "it was bad", "so good", "so bad")],
     "tags": [tags.split() for tags in ("B-P", "B-N", "O B-P I-P", "O B-N I-N", "O O B-P", "O O B-N", "O B-P", "O B-N")],
     "question": ["good", "bad", "a good film", "a bad film", "it was good and long", "it was bad and long", "so good", "so bad"],

@@ -54,14 +54,15 @@ class Task(nn.Module):
         name, aliases: as the command line and ``pipeline`` spell them.
         defaults: ids that v4 takes for the task when no model is given, the newest spelling first.
         columns: what a labelled row must have; optional_columns: what it may have.
-        heads: the head kinds that it builds on a body.
+        heads: the head kinds that it builds on a body whatever its settings; of an instance, all that it builds.
+        optional_heads: those that some settings add; see :meth:`builds`.
         generates: the part that it lets the body write; None if the body only reads. A body that generates another part does not fit.
         Options: a frozen dataclass of what a call may set; given to encode, read and answer, the module is never changed by a call.
         Settings: a frozen dataclass of what belongs to the model: labels, kind of problem, loss; saved with it.
         targets: how the targets of rows become tensors.
         main_metric: the figure by which the best checkpoint is chosen; larger is better unless ``lower_is_better``.
         golden_use: how golden examples are encoded.
-        together: keep the rows of an example in one batch.
+        together: keep the rows of an example in one batch; ``training``: where the loss compares them, and not when they are read.
         whole_batch: the loss compares examples of a batch with each other, so micro-batches can't split it.
     """
 
@@ -71,6 +72,7 @@ class Task(nn.Module):
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
     heads: ClassVar[tuple[str, ...]]
+    optional_heads: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[str | None] = None
     Options: ClassVar[type[Any]] = NoSettings
     Settings: ClassVar[type[Any]] = NoSettings
@@ -78,7 +80,7 @@ class Task(nn.Module):
     main_metric: str
     lower_is_better: ClassVar[bool] = False
     golden_use: ClassVar[Use] = "predict"
-    together: ClassVar[bool] = False
+    together: ClassVar[bool | Literal["training"]] = False
     whole_batch: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
@@ -86,6 +88,8 @@ class Task(nn.Module):
         if not isinstance(settings, self.Settings):
             raise OptionError(f"{self.name} needs settings of its own", value=type(settings).__name__, expected=self.Settings.__name__)
         self.settings = settings
+        if self.optional_heads:
+            self.heads = self.builds(settings)  # type: ignore[misc]  # this instance's own
 
     # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -93,6 +97,11 @@ class Task(nn.Module):
     def fits(cls, body: Body | type[Body]) -> bool:
         """Whether this body has the heads that the task reads, and writes what the task lets it write."""
         return set(cls.heads) <= set(body.heads) and (body.generates if cls.generates or "vocabulary" in cls.heads else None) == cls.generates
+
+    @classmethod
+    def builds(cls, settings: Any) -> tuple[str, ...]:
+        """The head kinds under these settings: ``heads``, and which of ``optional_heads``."""
+        return cls.heads
 
     @classmethod
     def required(cls, columns: Sequence[str]) -> tuple[str, ...]:
@@ -119,7 +128,7 @@ class Task(nn.Module):
 
         Args:
             config: its config.json.
-            outputs: the sizes of its head layers by kind.
+            outputs: the sizes of its head layers by kind; one of ``optional_heads`` may be missing.
             generation: its generation_config.json; empty if it has none.
         """
         return cls.Settings()
