@@ -406,6 +406,7 @@ def _inputs(model: Any, inputs: tuple[str, ...], data: str | None, columns: str 
         from nabi.data import read_table
 
         table = read_table(data, _pairs(columns))
+        table = model.task.opened(table)
         table.require(model.task.required(table.columns)[:1])
         return table, [table.where(i) for i in range(len(table))]
     return (_stdin_lines() if inputs == ("-",) else inputs), None

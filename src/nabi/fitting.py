@@ -195,6 +195,7 @@ class _Run:
         # of the run so far, by earlier processes
         self._seconds, self._tokens = (float(state.extra.get("seconds", 0)), int(state.extra.get("tokens", 0))) if state else (0.0, 0)
         self._weights: dict[str, Any] | None = None
+        self._settings: Any = None  # of the task, which may fit some of them on dev rows
         self._best: Evaluation | None = None  # with its rows, if it was made in this process
 
     @property
@@ -230,10 +231,12 @@ class _Run:
                     break
         if self._weights is not None:
             self.model.load_state_dict(self._weights)
+            self.model.task.settings = self._settings
         elif self.folder and self.best:
             best = self.folder.path / "best"
             loaded = checkpoint.load(best, self.model.task.name)
             self.model.load_state_dict(loaded.state_dict())
+            self.model.task.settings = loaded.task.settings
 
     def _stopped(self) -> bool:
         return self.plan.patience is not None and self.since_best >= self.plan.patience
@@ -245,7 +248,7 @@ class _Run:
         name = self.model.task.main_metric
         better = True
         if self.dev is not None:
-            found = evaluate(self.model, self.dev, options=self.options, keep=self.folder is not None)
+            found = evaluate(self.model, self.dev, options=self.options, keep=self.folder is not None, calibrate=True)
             metrics = found.metrics
             entry["metrics"] = metrics
             better = not self.best or (metrics[name] < self.best[name] if self.model.task.lower_is_better else metrics[name] > self.best[name])
@@ -263,16 +266,17 @@ class _Run:
             self.folder.save_last(self.model, step.state(**extra), self.plan, self.given)
         elif better and self.dev is not None:
             self._weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self._settings = self.model.task.settings
 
 
 def _tables(data: Any, dev: Any, columns: Mapping[str, str] | None, seed: int, kind: type[Task]) -> tuple[Table, Table | None]:
-    table = data if isinstance(data, Table) and not columns else read_table(data, columns)
+    table = kind.opened(data if isinstance(data, Table) and not columns else read_table(data, columns))
     table.require(kind.required(table.columns))
     if dev is None:
         return table, None
     if isinstance(dev, int | float):
         return split(table, float(dev), seed, key=kind.required(table.columns)[0])
-    held_out = dev if isinstance(dev, Table) and not columns else read_table(dev, columns)
+    held_out = kind.opened(dev if isinstance(dev, Table) and not columns else read_table(dev, columns))
     held_out.require(kind.required(held_out.columns))
     if not len(held_out):
         raise DataError("the dev data is empty", value=held_out.name)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from nabi.errors import TokenizerError
+from nabi.errors import InputError, TokenizerError
 from nabi.text import Tokenizer
+from nabi.text.encoding import Encoding
+
+Long = Literal["window", "truncate", "error"]  # what to do with a text that is too long: read it in windows, cut it, or refuse it
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,44 @@ class Inputs:
                 fix="use the tokenizer that this model was trained with",
             )
         return cls(tokenizer, min(limit, tokenizer.max_length or limit))
+
+    def read(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        long: Long,
+        max_length: int | None,
+        stride: int,
+        over: Literal["text", "pair"] | None = None,
+        where: str = "",
+    ) -> tuple[list[Encoding], bool]:
+        """A text or a pair as rows that the model takes, and whether anything was cut.
+
+        Args:
+            text, pair: what is read.
+            long: what to do if it is too long.
+            max_length: tokens in a row, special ones included; at most, and if None, the model's own limit.
+            stride: tokens that neighbouring windows share.
+            over: which member windows run over; the longer if None.
+            where: what to call it in an error.
+
+        Raises:
+            InputError: it is too long and shall be refused, or what each window repeats is too long.
+            OptionError: the windows have no room for the stride, or the special tokens none in ``max_length``.
+        """
+        limit = min(max_length or self.max_length, self.max_length)
+        if long == "truncate":
+            encoding, cut = self.tokenizer.truncated(text, pair, max_length=limit)
+            return [encoding], cut
+        encoding = self.tokenizer.encode(text, pair)
+        if len(encoding) <= limit:
+            return [encoding], False
+        if long == "error":
+            fix = "with long='window' it is read whole"
+            raise InputError(f"{where or 'the text'} is too long", value=f"{len(encoding)} tokens", expected=f"at most {limit}", fix=fix)
+        longer: Literal["text", "pair"] = "pair" if pair is not None and len(pair) > len(text) else "text"
+        return self.tokenizer.windows(text, pair, max_length=limit, stride=stride, over=over or longer), False
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files."""

@@ -61,17 +61,19 @@ class Pipeline:
         """Write the model's folder."""
         checkpoint.save(self.model, folder)
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
+    def __call__(self, *args: Any, **options: Any) -> Any:
         """Answers in v4's shapes: one for one input, a list for a list, an iterator for an iterator or a data set (in constant memory).
 
         Args:
-            inputs: a str, a mapping with the task's columns, a list of these, a DataFrame or a column of one, a data set, or any iterable of them.
+            args: one: a str, a mapping with the task's columns, a list of these, a DataFrame or a column of one, a data set, or any iterable of them. A
+                task may also take its inputs by name, as v4 does: ``question=..., context=...``.
             options: of the task, over the pipeline's own.
 
         Raises:
             OptionError: an unknown option.
             InputError: an input can't be read; it is named by its number.
         """
+        inputs, options = self.model.task.called(args, options)
         opts = self.model.options({**self._defaults, **_known(self.model, options)})
         if isinstance(inputs, str | Mapping):
             alone = self.model.task.alone("text" if isinstance(inputs, str) else "mapping", options)

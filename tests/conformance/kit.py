@@ -21,8 +21,9 @@ from nabi.nn.linear import LayerNorm, RMSNorm
 from nabi.tasks import Task
 
 FAMILIES = families.names()
-CELLS = [(family, task) for family in FAMILIES for task in tasks.names() if tasks.find(task).fits(families.find(family).body)]
-COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "31"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
+# a task without columns has nothing to train on: it is tested with its own file
+CELLS = [(family, task) for family in FAMILIES for task in tasks.names() if tasks.find(task).columns and tasks.find(task).fits(families.find(family).body)]
+COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "47"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
 LENGTHS = (5, 1, 12, 3, 7, 12, 20)
 STD = 0.25  # of all weights, so that no value is near to what another formula gives
 
@@ -36,9 +37,13 @@ COLUMNS: Mapping[str, Sequence[Any]] = {
     "label": ["yes", "no"] * 4,
     "tokens": [words.split() for words in ("good", "bad", "a good film", "a bad film", "it was good", "it was bad", "so good", "so bad")],
     "tags": [tags.split() for tags in ("B-P", "B-N", "O B-P I-P", "O B-N I-N", "O O B-P", "O O B-N", "O B-P", "O B-N")],
+    "question": ["good", "bad", "a good film", "a bad film", "it was good and long", "it was bad and long", "so good", "so bad"],
+    "choices": [["yes", "no"]] * 8,
     "source": ["good", "bad", "a good film", "a bad film", "it was good and long", "it was bad and long", "so good", "so bad"],
     "next": ["so good", "so bad", "good film", "bad film", "long and good", "long and bad", "good", "bad"],
     "is_next": [True, False] * 4,
+    "context": ["a good film", "a bad film", "so good it was", "so bad it was", "it was good", "it was bad", "long and dull", "film and film"],
+    "answers": [*([{"text": word, "start": start}] for word, start in (("good", 2), ("bad", 2), ("good", 3), ("bad", 3), ("good", 7), ("bad", 7))), [], []],
     "target": ["so good", "so bad", "good film", "bad film", "long and good", "long and bad", "good", "bad"],
 }
 

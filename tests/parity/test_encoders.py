@@ -116,9 +116,12 @@ def test_heads_and_gradients_both_ways(family: str, model_type: str, kinds: tupl
     (kind,) = kinds
     model = theirs(family, model_type, hf.heads[kinds][0], tmp_path / "theirs", tokenizer, num_labels=2)
     given = batch(family, segments_of(model))
-    task = task_with(kinds, SIZES["vocab_size"] if kind == "vocabulary" else 2)
+    task = task_with(kinds, {"vocabulary": SIZES["vocab_size"], "choice": 1}.get(kind, 2))
 
     def logits(of: Any) -> Tensor:
+        if kind == "choice":  # all rows as the choices of one example
+            scores: Tensor = of(**{name: x[None] for name, x in padded(given).items()}).logits
+            return scores.T
         out = of(**padded(given))
         if kind == "row":
             found: Tensor = out.logits
@@ -129,12 +132,13 @@ def test_heads_and_gradients_both_ways(family: str, model_type: str, kinds: tupl
     ours = checkpoint._Folder(tmp_path / "theirs").model(task, task.Settings(), "cpu", None)
     head: Any = getattr(ours.task, kind)
     found = head.read(Run(ours.body), given)
-    control = {"other positions": gap(head.read(Run(ours.body), batch_of_halves(given)), wanted), "outputs exchanged": gap(found.flip(1), wanted)}
+    exchanged = found.flip(0 if kind == "choice" else 1)
+    control = {"other positions": gap(head.read(Run(ours.body), batch_of_halves(given)), wanted), "outputs exchanged": gap(exchanged, wanted)}
     assert gap(found, wanted) <= TOLERANCE and min(control.values()) >= CONTROL, (gap(found, wanted), control)
 
-    label = torch.arange(len(wanted)) % 2
-    F.cross_entropy(wanted, label).backward()
-    F.cross_entropy(found, label).backward()
+    label = torch.arange(len(wanted)) % 2 if kind != "choice" else torch.tensor([2])
+    for scores in (wanted, found):
+        F.cross_entropy(scores if kind != "choice" else scores.T, label).backward()
     # a table that the head is tied to has two names there, of which ours is one
     named = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
     table = checkpoint.name_table(ours.origin.family, kinds, hf.prefix)

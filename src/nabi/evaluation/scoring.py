@@ -59,6 +59,7 @@ def evaluate(
     tokens: int | None = None,
     name: str = "",
     keep: bool = False,
+    calibrate: bool = False,
 ) -> Evaluation:
     """Score a model on labelled rows.
 
@@ -69,12 +70,14 @@ def evaluate(
         options: of the task.
         tokens: in a batch at most.
         name: what to call the model.
+        calibrate: let the model fit on these rows what it chooses on dev rows, such as a threshold; the figures are those with it.
         keep: also keep the rows and what happened to each, for a report; nothing is kept of a task that has no ``detail``.
 
     Raises:
         DataError: the data can't be read, or a label is not among the model's.
     """
     table = data if isinstance(data, Table) and not columns else read_table(data, columns)
+    table = model.task.opened(table)
     table.require(model.task.required(table.columns))
     if not len(table):
         raise DataError("there is nothing to evaluate on", value=table.name)
@@ -88,6 +91,8 @@ def evaluate(
         score.add(answer, truth)
         if detail is not None:
             detail.add(answer, truth)
+    if calibrate:
+        model.task.calibrate(score, *(() if detail is None else (detail,)))
     seconds = time.perf_counter() - began
     kept = None if detail is None else Kept(table, detail)
     return Evaluation(model.task.name, name or model.origin.family_name, table.name, len(table), score.result(), seconds, kept)

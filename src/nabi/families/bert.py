@@ -62,6 +62,7 @@ class Bert(PostNormEncoder):
         "row": HeadSpec(pool="first", dense=True, activation="tanh"),
         "token": HeadSpec(),
         "span": HeadSpec(),
+        "choice": HeadSpec(pool="first", dense=True, activation="tanh"),
         "vocabulary": HeadSpec(dense=True, activation="gelu", norm_eps=1e-12, tied_to="embeddings.tokens"),
         "next_sentence": HeadSpec(pool="first", dense=True, activation="tanh"),
     }
@@ -148,11 +149,12 @@ FAMILY = Family(
             same("encoder.layer.*.output.LayerNorm", "layers.*.norm"),
         ),
         prefix="bert.",
-        shared=(same("pooler.dense", "row.dense"), same("pooler.dense", "next_sentence.dense")),
+        shared=(same("pooler.dense", "row.dense"), same("pooler.dense", "next_sentence.dense"), same("pooler.dense", "choice.dense")),
         heads={
             ("row",): ("ForSequenceClassification", _ROW),
             ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
             ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
+            ("choice",): ("ForMultipleChoice", (same("classifier", "choice.out"),)),
             ("vocabulary",): ("ForMaskedLM", _MASKED),
             ("next_sentence",): ("ForNextSentencePrediction", _NEXT),
             ("vocabulary", "next_sentence"): ("ForPreTraining", (*_MASKED, *_NEXT)),

@@ -62,13 +62,14 @@ class DistilBert(PostNormEncoder):
         "row": HeadSpec(pool="first", dense=True, activation="relu"),
         "token": HeadSpec(),
         "span": HeadSpec(),
+        "choice": HeadSpec(pool="first", dense=True, activation="relu"),
         "vocabulary": HeadSpec(dense=True, activation="gelu", norm_eps=NORM_EPS, tied_to="embeddings.tokens"),
     }
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
         self.hidden_size, self.limits, self.tables = config.hidden_size, {"text": config.max_positions}, {"tokens": config.vocab_size}
-        self.head_dropout = {"row": config.row_dropout, "token": config.hidden_dropout, "span": config.span_dropout}
+        self.head_dropout = {"row": config.row_dropout, "choice": config.row_dropout, "token": config.hidden_dropout, "span": config.span_dropout}
         self.heads = {**self.heads, "vocabulary": replace(self.heads["vocabulary"], activation=config.activation)}  # type: ignore[misc]  # this body's own
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = DistilBertEmbeddings(config)
@@ -136,6 +137,7 @@ FAMILY = Family(
             ("row",): ("ForSequenceClassification", (same("pre_classifier", "row.dense"), same("classifier", "row.out"))),
             ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
             ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
+            ("choice",): ("ForMultipleChoice", (same("pre_classifier", "choice.dense"), same("classifier", "choice.out"))),
             ("vocabulary",): (
                 "ForMaskedLM",
                 (same("vocab_transform", "vocabulary.dense"), same("vocab_layer_norm", "vocabulary.norm"), same("vocab_projector", "vocabulary.out")),

@@ -1,8 +1,8 @@
 """RoBERTa, and XLM-R and CamemBERT with it: BERT with other training (Liu et al. 2019, "RoBERTa"; Conneau et al. 2020, XLM-R, in 100 languages).
 
 Unusual: positions count from ``pad_id`` + 1, so a row has two tokens less than the table has rows; a padding token that a text spells out stands at
-``pad_id`` and is not counted. A table of one segment takes every segment for the first. There is no pooler: the row head is a dense layer with tanh,
-dropout before and after.
+``pad_id`` and is not counted. A table of one segment takes every segment for the first. The row head does not read the pooler, which only that of
+multiple choice does: it is a dense layer with tanh, dropout before and after.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Roberta(PostNormEncoder):
         "row": HeadSpec(pool="first", dense=True, activation="tanh", dense_dropout=True),
         "token": HeadSpec(),
         "span": HeadSpec(),
+        "choice": HeadSpec(pool="first", dense=True, activation="tanh"),
         "vocabulary": HeadSpec(dense=True, activation="gelu", norm_eps=1e-12, tied_to="embeddings.tokens"),  # GELU whatever the layers have
     }
 
@@ -84,6 +85,7 @@ class Roberta(PostNormEncoder):
         self.hidden_size, self.limits = config.hidden_size, {"text": config.max_positions - config.pad_id - 1}
         self.tables = {"tokens": config.vocab_size, **({"segments": config.num_segments} if config.num_segments > 1 else {})}
         self.head_dropout = dict.fromkeys(("row", "token", "span"), config.hidden_dropout if config.head_dropout is None else config.head_dropout)
+        self.head_dropout["choice"] = config.hidden_dropout
         self.heads = {**self.heads, "vocabulary": replace(self.heads["vocabulary"], norm_eps=config.norm_eps)}  # type: ignore[misc]  # this body's own
         self.init_std, self.dropout = config.init_std, config.hidden_dropout
         self.embeddings = RobertaEmbeddings(config)
@@ -153,10 +155,12 @@ FAMILY = Family(
             same("encoder.layer.*.output.LayerNorm", "layers.*.norm"),
         ),
         prefix="roberta.",
+        shared=(same("pooler.dense", "choice.dense"),),
         heads={
             ("row",): ("ForSequenceClassification", (same("classifier.dense", "row.dense"), same("classifier.out_proj", "row.out"))),
             ("token",): ("ForTokenClassification", (same("classifier", "token.out"),)),
             ("span",): ("ForQuestionAnswering", (same("qa_outputs", "span.out"),)),
+            ("choice",): ("ForMultipleChoice", (same("classifier", "choice.out"),)),
             ("vocabulary",): (
                 "ForMaskedLM",
                 (
@@ -171,7 +175,6 @@ FAMILY = Family(
         legacy={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
         ignore={
             r"(roberta\.)?embeddings\.position_ids": "a constant",
-            r"(roberta\.)?pooler\..*": "no head of this family reads it",
             r"lm_head\..*": "the pretraining head",
         },
     ),

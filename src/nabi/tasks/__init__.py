@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from nabi import plugins
 from nabi.batch import FILLER, Batch, Row, Target
-from nabi.errors import OptionError, unknown
+from nabi.data import Table
+from nabi.errors import InputError, OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
@@ -97,6 +98,11 @@ class Task(nn.Module):
     def required(cls, columns: Sequence[str]) -> tuple[str, ...]:
         """What a labelled row must have in a table with these columns; a task whose data comes in several forms says which one it is."""
         return cls.columns
+
+    @classmethod
+    def opened(cls, table: Table) -> Table:
+        """The table that the task reads, one row an example, from one whose rows may hold several."""
+        return table
 
     @classmethod
     def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> Any:
@@ -239,9 +245,29 @@ class Task(nn.Module):
         """A fresh accumulator."""
         raise NotImplementedError
 
+    def calibrate(self, *scores: Any) -> None:
+        """Fit what of the settings is chosen on dev rows, and say it to their scores; nothing by default.
+
+        Args:
+            scores: accumulators of this task, and its details, that were filled with the same rows.
+        """
+
     def golden_examples(self) -> list[Example]:
         """Inputs whose readings are saved with the model: letters, Hangul, emoji and nothing."""
         return [{"text": text} for text in ("The film was not bad at all.", "나비가 꽃에 앉았다.", "WINNER!! Claim £900 now \U0001f389", "")]
+
+    def called(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """What a pipeline was called with -> its inputs and its options.
+
+        Raises:
+            InputError: there is not one positional argument.
+        """
+        options = dict(given)
+        if not args and "inputs" in options:
+            args = (options.pop("inputs"),)
+        if len(args) != 1:
+            raise InputError("a pipeline is called with its inputs", value=f"{len(args)} positional arguments", expected="one: an input or a list of them")
+        return args[0], options
 
     def example_of(self, item: Any, where: str = "an input") -> Example:
         """One input of a pipeline or of the command line as an example; ``where`` is what to call it in an error."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from nabi.batch import FILLER, Batch, Row, Target
 from nabi.data.corrupt import IGNORED
 from nabi.errors import DataError, InputError, OptionError, unknown
-from nabi.inputs import Inputs
+from nabi.inputs import Inputs, Long
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
 from nabi.tasks import Example, Score, Task, Use, _masking
@@ -42,7 +42,7 @@ class FillMaskOptions:
 
     top_k: int = 5
     targets: str | tuple[str, ...] | None = None
-    long: Literal["window", "truncate", "error"] = "window"
+    long: Long = "window"
     max_length: int | None = None
     stride: int | None = None
     tokenizer_kwargs: Mapping[str, Any] | None = None
@@ -233,20 +233,10 @@ def _windows(text: str, inputs: Inputs, options: FillMaskOptions, where: str, st
         raise unknown("key of tokenizer_kwargs", next(iter(given)), ("truncation", "max_length", "padding"))
     if length is not None and (not isinstance(length, int) or not 0 < length <= inputs.max_length):
         raise OptionError("max_length is out of range", value=length, expected=f"1 to {inputs.max_length}, this model's own limit")
-    limit = length or options.max_length or inputs.max_length
-    long = "truncate" if cutting else options.long
-    if long == "truncate":
-        encoding, cut = inputs.tokenizer.truncated(text, None, max_length=limit)
-        return [encoding], cut
-    encoding = inputs.tokenizer.encode(text)
-    if len(encoding) <= limit:
-        return [encoding], False
-    if long == "error":
-        fix = "with long='window' it is read whole"
-        raise InputError(f"{where or 'the text'} is too long", value=f"{len(encoding)} tokens", expected=f"at most {limit}", fix=fix)
+    limit = min(length or options.max_length or inputs.max_length, inputs.max_length)
     if stride is None:
-        stride = (limit - sum(encoding.special)) // 2 if options.stride is None else options.stride
-    return inputs.tokenizer.windows(text, max_length=limit, stride=stride), False
+        stride = (limit - sum(inputs.tokenizer.encode("").special)) // 2 if options.stride is None else options.stride
+    return inputs.read(text, long="truncate" if cutting else options.long, max_length=limit, stride=stride, where=where)
 
 
 def _choices(targets: str | Sequence[str], tokenizer: Tokenizer) -> list[int]:

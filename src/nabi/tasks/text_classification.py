@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nabi.batch import Batch, Row, Target
 from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
-from nabi.inputs import Inputs
+from nabi.inputs import Inputs, Long
 from nabi.metrics import ConfusionScore, CorrelationScore, MultiLabelScore
 from nabi.metrics.classified import Classified
 from nabi.metrics.detail import Detail
@@ -48,7 +48,7 @@ class ClassificationOptions:
 
     top_k: int | Literal["best"] | None = "best"
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    long: Literal["window", "truncate", "error"] = "window"
+    long: Long = "window"
     max_length: int | None = None
     stride: int = 16
     return_all_scores: bool = False
@@ -152,23 +152,7 @@ class TextClassification(Task):
         if not isinstance(text, str) or not isinstance(pair, str | None):
             problem = text if not isinstance(text, str) else pair
             raise InputError(f"{where or 'an input'} has no text", value=problem, expected="a str, or {'text': ..., 'text_pair': ...}")
-        limit = min(options.max_length or inputs.max_length, inputs.max_length)
-        tokenizer, cut = inputs.tokenizer, False
-        if options.long == "truncate":
-            encoding, cut = tokenizer.truncated(text, pair, max_length=limit)
-            windows = [encoding]
-        else:
-            windows = [tokenizer.encode(text, pair)]
-            if len(windows[0].ids) > limit:
-                if options.long == "error":
-                    raise InputError(
-                        f"{where or 'the text'} is too long",
-                        value=f"{len(windows[0].ids)} tokens",
-                        expected=f"at most {limit}",
-                        fix="with long='window' it is read whole",
-                    )
-                over: Literal["text", "pair"] = "pair" if pair is not None and len(pair) > len(text) else "text"
-                windows = tokenizer.windows(text, pair, max_length=limit, stride=options.stride, over=over)
+        windows, cut = inputs.read(text, pair, long=options.long, max_length=options.max_length, stride=options.stride, where=where)
         rows = []
         for window in windows:
             notes = {"content": max(1, sum(not s for s in window.special)), "truncated": cut}

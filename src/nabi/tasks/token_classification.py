@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nabi.batch import FILLER, Batch, Row, Target
-from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
-from nabi.inputs import Inputs
+from nabi.errors import CheckpointError, DataError, OptionError, unknown
+from nabi.inputs import Inputs, Long
 from nabi.metrics.detail import Detail
 from nabi.metrics.tagged import OUTSIDE, Entity, Tagged, TaggedScore, entities, parts_of
 from nabi.nn.body import Run
@@ -64,7 +64,7 @@ class TokenOptions:
     aggregation_strategy: Strategy = "auto"
     ignore_labels: tuple[str, ...] = (OUTSIDE,)
     stride: int | None = None
-    long: Literal["window", "truncate", "error"] = "window"
+    long: Long = "window"
     max_length: int | None = None
     particles: Literal["trim", "keep"] = "trim"
     is_split_into_words: bool = False
@@ -194,16 +194,8 @@ class TokenClassification(Task):
         """(windows, the tokens that neighbours share, whether something was cut)."""
         limit = min(options.max_length or inputs.max_length, inputs.max_length)
         stride = min(SHARED, limit // 4) if options.stride is None else options.stride
-        if options.long == "truncate":
-            encoding, cut = inputs.tokenizer.truncated(text, None, max_length=limit)
-            return [encoding], stride, cut
-        if options.long == "error":
-            encoding = inputs.tokenizer.encode(text)
-            if len(encoding) > limit:
-                fix = "with long='window' it is read whole"
-                raise InputError(f"{where or 'the text'} is too long", value=f"{len(encoding)} tokens", expected=f"at most {limit}", fix=fix)
-            return [encoding], stride, False
-        return inputs.tokenizer.windows(text, max_length=limit, stride=stride), stride, False
+        windows, cut = inputs.read(text, long=options.long, max_length=options.max_length, stride=stride, where=where)
+        return windows, stride, cut
 
     def _label(self, rows: Sequence[Row], found: Labels, words: Sequence[Span] | None, where: str) -> None:
         owned = owners([len(row.notes["content"]) for row in rows], rows[0].notes["stride"])
