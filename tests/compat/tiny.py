@@ -98,6 +98,18 @@ def labelled(name: str, problem: str = "single") -> dict[str, Tensor]:
     return given
 
 
+def compared(name: str, side: str, key: str) -> bool:
+    """Which results are kept: of base models all, padded on the right; else what the head says, or the hidden values."""
+    if key == "past_key_values":
+        return False
+    return (name.endswith("Model") and side == "right" and "LMHead" not in name) or key.endswith(("logits", "last_hidden_state", "pooler_output"))
+
+
+def part(key: str, value: Any) -> Any:
+    """Of the scores of a vocabulary every seventh."""
+    return value[..., ::7] if key.endswith("logits") and value.dim() == 3 and value.shape[-1] == SIZE else value
+
+
 LOSSES = [
     "BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering", "BertForMaskedLM", "BertForNextSentencePrediction",
     "BertForPreTraining", "GPT2LMHeadModel", "GPT2ForSequenceClassification", "T5ForConditionalGeneration", "BartForConditionalGeneration",
@@ -107,7 +119,8 @@ GRADIENT = {"BertForSequenceClassification": "classifier.weight", "GPT2LMHeadMod
 WRITERS = {"GPT2LMHeadModel": "left", "T5ForConditionalGeneration": "right", "BartForConditionalGeneration": "right", "MarianMTModel": "right"}
 GENERATE: list[dict[str, Any]] = [
     {}, {"max_new_tokens": 6}, {"max_length": 12}, {"max_new_tokens": 8, "num_beams": 3}, {"max_new_tokens": 8, "num_beams": 3, "num_return_sequences": 2},
-    {"max_new_tokens": 8, "min_length": 11}, {"max_new_tokens": 8, "no_repeat_ngram_size": 2, "num_beams": 2, "length_penalty": 0.5}, {"max_new_tokens": 5, "min_new_tokens": 5},
+    {"max_new_tokens": 12, "min_length": 11}, {"max_new_tokens": 8, "no_repeat_ngram_size": 2, "num_beams": 2, "length_penalty": 0.5},
+    {"max_new_tokens": 5, "min_new_tokens": 5},
 ]  # fmt: skip
 
 # ---- tokenizers ------------------------------------------------------------------------------------------------------------------------------------

@@ -157,9 +157,11 @@ def _settings(model: PreTrainedModel, stated: dict[str, Any], given: dict[str, A
     found = Settings.from_hf({**stated, **known} if stated or known else None, config if stated else {**config, **known})
     if stated == {} and known:
         found = Settings.from_hf(None, {**config, **known})
-    if found.max_new_tokens is not None or found.max_length is None:
-        lengths: dict[str, Any] = {}
-    else:
+    lengths: dict[str, Any] = {}
+    room = model.body.limits.get("text") if decoder_only else None
+    if found.max_new_tokens is None and found.max_length is None and room is not None and room > width:
+        lengths = {"max_new_tokens": min(USUAL_LENGTH, room - width)}  # version 4 stops the usual length, and no other, where the positions end
+    elif found.max_new_tokens is None and found.max_length is not None:
         lengths = {"max_new_tokens": found.max_length - width, "max_length": None}
         if lengths["max_new_tokens"] < 1:
             fix = "set max_new_tokens, or a greater max_length"
