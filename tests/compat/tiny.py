@@ -1,5 +1,6 @@
-"""Tiny models and tokenizers of which ``tests/golden/v4_compat.py`` asks the incumbent's version 4 and the tests ask ``nabi.compat``: folders that are the same on
-any machine, and what is asked.
+"""Tiny models and tokenizers of which ``tests/golden/v4_compat.py`` asks the incumbent's version 4 and the tests ask ``nabi.compat``.
+
+The folders are the same on any machine.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from conformance.kit import randomised
 from tasks.written import folder
 
 WORDS = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "나비", "##가", "꽃", "##에", "앉", "##았다", "이순신", "##이", *string.ascii_lowercase,
-    ".", ",", "!", *(f"##{c}" for c in string.ascii_lowercase),
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "나비", "##가", "꽃", "##에", "앉", "##았다", "이순신", "##이",
+    *string.ascii_lowercase, ".", ",", "!", *(f"##{c}" for c in string.ascii_lowercase),
 ]  # fmt: skip
 SIZE = len(WORDS)
 _ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 24, "vocab_size": SIZE}
@@ -193,7 +194,7 @@ def asked(tokenizer: Any, kind: str) -> list[Any]:
     for method, args, options in [*CALLS, *(WORDWISE if kind in ("bert", "t5") else ())]:
         try:
             answer = (tokenizer if method == "call" else getattr(tokenizer, method))(*args, **options)
-        except BaseException as problem:  # noqa: BLE001 - the incumbent raises anything, panics of its library included
+        except BaseException as problem:
             if isinstance(problem, KeyboardInterrupt):
                 raise
             found.append("error")

@@ -136,6 +136,8 @@ def written(model: PreTrainedModel, ids: Tensor | None, config: Any, options: Ma
     found = sorted((result for result in results if isinstance(result, Generated)), key=lambda result: (result.row, result.index))
     texts = [[*fronts[each.row], *each.tokens, *([] if each.end is None else [each.end])] for each in found]
     pad = settings.pad_token_id if settings.pad_token_id is not None else next(iter(settings.eos_token_id), 0)
+    if settings.num_beams > 1:
+        pad = pad or next(iter(settings.eos_token_id), 0)  # version 4 takes the padding 0 for none there
     longest = max(map(len, texts))
     return torch.tensor([text + [pad] * (longest - len(text)) for text in texts], device=model.device)
 
