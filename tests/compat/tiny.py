@@ -38,12 +38,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Marian": {**_STACKS, "pad_token_id": SIZE - 1, "decoder_start_token_id": SIZE - 1, "eos_token_id": 0},
 }
 MODELS = [
-    "BertModel", "BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering", "BertForMaskedLM", "BertForNextSentencePrediction",
-    "BertForPreTraining", "DistilBertModel", "DistilBertForSequenceClassification", "RobertaModel", "RobertaForMaskedLM", "RobertaForSequenceClassification",
-    "GPT2Model", "GPT2LMHeadModel", "GPT2ForSequenceClassification", "OpenAIGPTLMHeadModel", "T5Model", "T5ForConditionalGeneration",
-    "T5ForSequenceClassification", "BartModel", "BartForConditionalGeneration", "BartForSequenceClassification", "MarianMTModel",
+    "BertModel", "BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering", "BertForMaskedLM",
+    "BertForNextSentencePrediction", "BertForPreTraining", "BertForMultipleChoice", "DistilBertModel", "DistilBertForSequenceClassification",
+    "RobertaModel", "RobertaForMaskedLM", "RobertaForSequenceClassification", "GPT2Model", "GPT2LMHeadModel", "GPT2ForSequenceClassification",
+    "OpenAIGPTLMHeadModel", "T5Model", "T5ForConditionalGeneration", "T5ForSequenceClassification", "BartModel", "BartForConditionalGeneration",
+    "BartForSequenceClassification", "MarianMTModel",
 ]  # fmt: skip
-POOLED = ("ForSequenceClassification", "ForNextSentencePrediction")
+POOLED = ("ForSequenceClassification", "ForNextSentencePrediction", "ForMultipleChoice")
 
 
 def stem_of(name: str) -> str:
@@ -75,7 +76,7 @@ def padded(name: str, side: str) -> dict[str, Tensor]:
         given["token_type_ids"] = (torch.arange(7)[None] > 2).long().expand(3, 7).contiguous()
     if name.endswith(("T5Model", "BartModel", "ConditionalGeneration", "MTModel")):
         given["decoder_input_ids"] = torch.randint(5, SIZE - 2, (3, 4), generator=g)
-    return given
+    return {key: x[None] for key, x in given.items()} if name.endswith("MultipleChoice") else given
 
 
 def labelled(name: str, problem: str = "single") -> dict[str, Tensor]:
