@@ -1,6 +1,6 @@
 """Makes ``v4_compat.json``: what the incumbent's version 4 answers over the tiny models and tokenizers of ``tests/compat/tiny.py``.
 
-    python -m venv v4 && v4/bin/pip install torch==2.13.0 transformers==4.57.6 sentencepiece
+    python -m venv v4 && v4/bin/pip install torch==2.13.0 transformers==4.57.6 sentencepiece click
     PYTHONPATH=src:tests OMP_NUM_THREADS=1 v4/bin/python tests/golden/v4_compat.py
 """
 
