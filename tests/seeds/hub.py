@@ -138,12 +138,15 @@ def _byte_level(folder: Path, cls: str, text: str, tokens: int, near: int, speci
 
 
 def _unigram(folder: Path, texts: Sequence[str]) -> Tokenizer:
-    """T5's."""
+    """T5's: the words of these texts, and their characters."""
     special = ["<pad>", "</s>", "<unk>"]
-    library = Tokenizer(models.Unigram())
+    words = dict.fromkeys(piece for text in texts for piece in re.findall(r"▁\w+|[^\w▁]", "▁" + text.replace(" ", "▁")))
+    characters = dict.fromkeys("▁" + "".join(texts))
+    scored = {**{piece: -9.0 for piece in characters}, **{piece: -2.0 for piece in words}}
+    library = Tokenizer(models.Unigram([*((name, 0.0) for name in special), *scored.items()], unk_id=2))
+    library.add_special_tokens(special)
     library.pre_tokenizer = pre_tokenizers.Metaspace()
     library.decoder = decoders.Metaspace()
-    library.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=250, special_tokens=special, unk_token="<unk>", show_progress=False))
     library.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
     library.save(str(folder / "tokenizer.json"))
     roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -215,7 +218,7 @@ def _tagger(folder: Path) -> None:
             if row["start"] <= start < end <= row["end"]:
                 wanted[i] = _share(len(names), names.index(f"I-{row['entity_group']}"), row["score"])
     ids = torch.tensor([encoded["input_ids"]])
-    _learn(model, lambda: _towards(model(ids).logits[0], wanted), 1e-5)
+    _learn(model, lambda: _towards(model(ids).logits[0], wanted), 1e-4, rate=1e-2)
     model.save_pretrained(folder)
 
 
