@@ -30,6 +30,7 @@ LEVELS = [
     {"training", "evaluation", "inspection"},
     {"fitting"},
     {"pipelines"},
+    {"compat"},
     {""},
     {"cli", "demo"},
     {"__main__"},
