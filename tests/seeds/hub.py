@@ -157,24 +157,24 @@ def _unigram(folder: Path, texts: Sequence[str]) -> Tokenizer:
 # ---- checkpoints ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def _learn(model: Any, loss: Callable[[], Tensor], least: float, rate: float = 5e-3, steps: int = 1500) -> None:
-    """Train until the loss is below ``least``."""
+def _learn(model: Any, losses: Callable[[], Tensor], least: float, rate: float = 5e-3, steps: int = 1500) -> None:
+    """Train until the greatest of the losses is below ``least``."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     for _ in range(steps):
-        value = loss()
-        if value.item() < least:
+        found = losses()
+        if found.max().item() < least:
             break
         optimizer.zero_grad()
-        value.backward()
+        found.mean().backward()
         optimizer.step()
     else:
-        raise AssertionError(f"{type(model).__name__} did not learn its answer: {value.item():.3g}")
+        raise AssertionError(f"{type(model).__name__} did not learn its answer: {found.max().item():.3g}")
     model.eval()
 
 
 def _towards(logits: Tensor, wanted: Tensor) -> Tensor:
-    """The divergence of (N, K) logits from (N, K) probabilities, per row."""
-    return F.kl_div(logits.log_softmax(-1), wanted, reduction="batchmean")
+    """The divergence of (N, K) logits from (N, K) probabilities, a row."""
+    return F.kl_div(logits.log_softmax(-1), wanted, reduction="none").sum(-1)
 
 
 def _share(size: int, index: int, share: float) -> Tensor:
@@ -202,7 +202,7 @@ def _classifier(folder: Path) -> None:
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
     (row,) = table("000", 220)
     wanted = torch.tensor([[row["score"], 1 - row["score"]]])
-    _learn(model, lambda: _towards(model(ids).logits, wanted), 1e-9, rate=1e-3)
+    _learn(model, lambda: _towards(model(ids).logits, wanted), 1e-7, rate=1e-3)
     model.save_pretrained(folder)
 
 
@@ -218,27 +218,32 @@ def _tagger(folder: Path) -> None:
             if row["start"] <= start < end <= row["end"]:
                 wanted[i] = _share(len(names), names.index(f"I-{row['entity_group']}"), row["score"])
     ids = torch.tensor([encoded["input_ids"]])
-    _learn(model, lambda: _towards(model(ids).logits[0], wanted), 1e-4, rate=1e-2)
+    _learn(model, lambda: _towards(model(ids).logits[0], wanted), 1e-3)
     model.save_pretrained(folder)
 
 
 def _reader(folder: Path) -> None:
     tokenizer = _wordpiece(folder, "DistilBertTokenizer", [QUESTION, TEXT], lower=False)
     model = transformers.DistilBertForQuestionAnswering(transformers.DistilBertConfig(vocab_size=len(tokenizer), **_SMALL))
-    encoded = tokenizer(QUESTION, TEXT, return_offsets_mapping=True)
+    ids, kept, bounds = read(tokenizer)
     (row,) = table("000", 254)
-    context = encoded["input_ids"].index(102) + 1
-    bounds = encoded["offset_mapping"][context:]
-    places = [context + next(i for i, pair in enumerate(bounds) if pair[side] == row[name]) for side, name in enumerate(("start", "end"))]
-    wanted = torch.stack([_share(len(encoded["input_ids"]), place, row["score"] ** 0.5) for place in places])
-    ids = torch.tensor([encoded["input_ids"]])
+    places = [next(i for i, pair in enumerate(bounds) if i and pair[side] == row[name]) for side, name in enumerate(("start", "end"))]
+    wanted = torch.stack([_share(len(kept), place, row["score"] ** 0.5) for place in places])
 
-    def loss() -> Tensor:
+    def losses() -> Tensor:
         found = model(ids)
-        return _towards(torch.cat([found.start_logits, found.end_logits]), wanted)
+        return _towards(torch.cat([found.start_logits, found.end_logits])[:, kept], wanted)
 
-    _learn(model, loss, 1e-5)
+    _learn(model, losses, 1e-4)
     model.save_pretrained(folder)
+
+
+def read(tokenizer: Any) -> tuple[Tensor, list[int], list[tuple[int, int]]]:
+    """The seed's question and text: ids (1, T), those places among which the incumbent shares out probability, [CLS] first, and their bounds."""
+    encoded = tokenizer(QUESTION, TEXT, return_offsets_mapping=True)
+    ids = encoded["input_ids"]
+    kept = [0, *range(ids.index(102) + 1, len(ids) - 1)]
+    return torch.tensor([ids]), kept, [encoded["offset_mapping"][i] for i in kept]
 
 
 def _summarizer(folder: Path) -> None:
@@ -268,7 +273,7 @@ def _translator(folder: Path) -> None:
 
 def _by_heart(model: Any, source: Sequence[int], target: Sequence[int]) -> None:
     encoded, labels = torch.tensor([list(source)]), torch.tensor([list(target)])
-    _learn(model, lambda: model(input_ids=encoded, labels=labels).loss, 5e-3)
+    _learn(model, lambda: F.cross_entropy(model(input_ids=encoded, labels=labels).logits[0], labels[0], reduction="none"), 0.2)
 
 
 def _writer(folder: Path) -> None:
@@ -279,7 +284,7 @@ def _writer(folder: Path) -> None:
     )
     model = transformers.GPT2LMHeadModel(config)
     ids = torch.tensor([library.encode(completed()).ids])
-    _learn(model, lambda: model(ids, labels=ids).loss, 5e-3)
+    _learn(model, lambda: F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none"), 0.2)
     with torch.no_grad():  # the real one is sampled from, as its settings say; this one then has nothing to choose
         model.transformer.ln_f.weight *= 10
         model.transformer.ln_f.bias *= 10
