@@ -24,10 +24,13 @@ from nabi.training.progress import Progress
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="plan.KEY=VALUE")
     a = parser.parse_args()
+    if a.data is None:
+        print("nothing measured: this needs DATA_DIR")
+        return
     train, dev = (read_table(a.data / "movie_reviews_long" / f"{side}.jsonl.gz") for side in ("train", "dev"))
     print(f"{machine()}, fp32, settings beside the usual plan: {a.settings or 'none'}; dev {len(dev)} rows", flush=True)
     print(f"TF-IDF {baseline(train, dev, 'accuracy'):.4f}", flush=True)

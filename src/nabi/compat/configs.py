@@ -77,7 +77,7 @@ class PretrainedConfig:
         ours = {key: value for key, value in families.config_to(family, family.config()).items() if key in known}
         object.__setattr__(self, "_data", {**_COMMON, **dict.fromkeys(_SPECIAL), **ours, "id2label": None, **DEFAULTS.get(self.model_type, {})})
         object.__setattr__(self, "_stated", frozenset(stated))
-        self._data |= {key: value for key, value in stated.items() if key != "model_type"}
+        self._data.update({key: value for key, value in stated.items() if key != "model_type"})
         self._data["_name_or_path"] = name or stated.get("_name_or_path") or ""
         labels = self._data["id2label"] or {i: f"LABEL_{i}" for i in range(int(stated.get("num_labels") or stated.get("_num_labels") or 2))}
         self._name_labels(labels)
@@ -161,7 +161,7 @@ class PretrainedConfig:
         if count is not None and labels is not None and _count(count) != len(labels):
             raise OptionError("num_labels and id2label contradict each other", value=f"{count} and {len(labels)}", expected="as many labels as num_labels")
         if count is not None and labels is None and ids is None:
-            self.num_labels = count
+            setattr(self, "num_labels", count)  # noqa: B010 - __setattr__ takes it
         if labels is None and ids is not None:
             labels = {number: label for label, number in ids.items()}
         if labels is not None:

@@ -1,7 +1,8 @@
-"""``AutoModel``, ``AutoModelFor...``, ``BertModel`` and the rest: one class over nabi's bodies and heads; their names are made from the families' tables.
+"""``AutoModel``, ``AutoModelFor...``, ``BertModel`` and the rest: one class over nabi's bodies and heads; their names are made from the families'
+tables.
 
-A class is a family and the kinds of its heads (``HF.heads``), so a head that a family learns is here without a line. Unusual: nothing is handed out that was not
-computed; an argument that can't be honoured is refused.
+A class is a family and the kinds of its heads (``HF.heads``), so a head that a family learns is here without a line. Unusual: nothing is handed out that was
+not computed; an argument that can't be honoured is refused.
 """
 
 from __future__ import annotations
@@ -368,7 +369,8 @@ class PreTrainedModel(nn.Module):
         known, given = self._known(), dict(arguments)
         by_place = ("attention_mask", *(("token_type_ids",) if "token_type_ids" in known else ())) if self.body.generates != "text" else ()
         if len(places) > len(by_place):
-            raise OptionError(f"{type(self).__name__} takes no more arguments by their place", value=1 + len(places), expected=str(1 + len(by_place)), fix="name them")
+            what = f"{type(self).__name__} takes no more arguments by their place"
+            raise OptionError(what, value=1 + len(places), expected=str(1 + len(by_place)), fix="name them")
         given |= dict(zip(by_place, places, strict=False))
         for name, fix in _REFUSED.items():
             if given.pop(name, None) is not None:
@@ -388,13 +390,14 @@ class PreTrainedModel(nn.Module):
         return output.to_tuple()
 
     def _output(self, ids: Tensor, given: dict[str, Any]) -> ModelOutput:
-        ids, masks, types, choices = ids.to(self.device), given.get("attention_mask"), given.get("token_type_ids"), 1
+        masks, types, choices = given.get("attention_mask"), given.get("token_type_ids"), 1
+        ids = ids.to(self.device)
         if self.kinds == ("choice",):
             if ids.dim() != 3:
                 raise InputError("multiple choice reads (rows, choices, tokens)", value=tuple(ids.shape))
             choices = ids.shape[1]
-            ids, masks, types = (None if x is None else x.reshape(-1, x.shape[-1]) for x in (ids, masks, types))
-        assert isinstance(ids, Tensor)
+            ids = ids.flatten(0, 1)
+            masks, types = (None if x is None else x.reshape(-1, x.shape[-1]) for x in (masks, types))
         text = Grid.of(ids, masks, "input_ids")
         streams = {}
         if "segments" in self.body.needs["text"]:
@@ -419,7 +422,7 @@ class PreTrainedModel(nn.Module):
         if given["use_cache"] and self._has_past:
             past = sum(value is not None for value in fields.values())
         inner: dict[str, Any]
-        layers = len(self.body.encoder if writes else self.body.layers) if hasattr(self.body, "encoder" if writes else "layers") else 0
+        layers = len(list(self.body.get_submodule("encoder").children())) if writes else 0
         if not writes:
             inner = self._inner("", text, text, seen.entered, seen.attended, hidden["text"], given)
         else:
@@ -437,7 +440,9 @@ class PreTrainedModel(nn.Module):
             return self.model_type != "openai-gpt" and self.kinds in ((), ("row",), ("vocabulary",))
         return self.body.generates == "target" and "decoder" not in self.body.without
 
-    def _inner(self, name: str, at: Grid, of: Grid, entered: list[Tensor], attended: list[list[Tensor]], last: Packed, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _inner(
+        self, name: str, at: Grid, of: Grid, entered: list[Tensor], attended: list[list[Tensor]], last: Packed, given: Mapping[str, Any]
+    ) -> dict[str, Any]:
         states = tuple(at.pad(x) for x in (*entered, last.values)) if given["output_hidden_states"] else None
         weights = tuple(at.pad_weights(each, of) for each in attended) if given["output_attentions"] else None
         return {f"{name}hidden_states": states, f"{name}attentions": weights}
@@ -447,6 +452,7 @@ class PreTrainedModel(nn.Module):
     def _target(self, ids: Tensor, given: Mapping[str, Any]) -> Tensor:
         """What the decoder reads: as given, else the labels shifted by one, else, where version 4 does so, the text shifted by one."""
         if (found := given.get("decoder_input_ids")) is not None:
+            assert isinstance(found, Tensor)
             return found.to(self.device)
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
         if self.kinds == ("vocabulary",) and given.get("labels") is not None:
@@ -589,7 +595,7 @@ class _Auto:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **settings: Any) -> PreTrainedModel:
         """As ``PreTrainedModel.from_pretrained``, of the class that the folder's ``model_type`` stands for."""
-        bound = type(cls.__name__, (PreTrainedModel,), {"_chosen": classmethod(lambda _, config: cls._chosen(config))})
+        bound: type[PreTrainedModel] = type(cls.__name__, (PreTrainedModel,), {"_chosen": classmethod(lambda _, config: cls._chosen(config))})
         return bound.from_pretrained(pretrained_model_name_or_path, **settings)
 
     @classmethod

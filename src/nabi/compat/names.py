@@ -34,7 +34,8 @@ TYPES = {model_type: stem for stem, model_type in STEMS.items()}
 # the tokenizer that a model_type uses where no file says it
 TOKENIZERS = {model_type: f"{stem}Tokenizer" for stem, model_type in STEMS.items()} | {"mt5": "T5Tokenizer"}
 TOKENIZER_CLASSES = (
-    *dict.fromkeys(TOKENIZERS.values()), "ElectraTokenizer", "AlbertTokenizer", "CLIPTokenizer", "MobileBertTokenizer", "LongformerTokenizer", "PreTrainedTokenizer",
+    *dict.fromkeys(TOKENIZERS.values()), "ElectraTokenizer", "AlbertTokenizer", "CLIPTokenizer", "MobileBertTokenizer", "LongformerTokenizer",
+    "PreTrainedTokenizer",
 )  # fmt: skip
 # these number the second text of a pair 1 and say so
 SEGMENTED = frozenset({"BertTokenizer", "ElectraTokenizer", "AlbertTokenizer", "MobileBertTokenizer", "PreTrainedTokenizer"})

@@ -98,7 +98,8 @@ class Grid:
                 raise InputError("this family has no positions, only distances", value="position_ids", fix="leave them out")
             first = self.mask.int().argmax(1)
             if bool((columns.masked_fill(~self.mask, -1).amax(1) - first + 1 != self.mask.sum(1)).any()):
-                raise InputError("a mask with a hole inside a row", value=role, expected="tokens that lie together", fix="take the masked tokens out of the row")
+                fix = "take the masked tokens out of the row"
+                raise InputError("a mask with a hole inside a row", value=role, expected="tokens that lie together", fix=fix)
             return self.layout
         pad = getattr(embeddings, "pad_id", None)
         if pad is not None and hasattr(embeddings, "places"):  # RoBERTa counts from its padding token; masked tokens that are none count too

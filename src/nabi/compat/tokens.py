@@ -1,7 +1,7 @@
 """``AutoTokenizer``, ``BertTokenizer`` and the others: version 4's tokenizers over nabi's.
 
-One class does the work; the others are its aliases, which refuse the files of another kind. The library's own truncation and padding are version 4's, so they are
-used here, on a copy: nabi's tokenizer never changes. A Marian folder, of which the library knows nothing, has texts in and columns out, and no words.
+One class does the work; the others are its aliases, which refuse the files of another kind. The library's own truncation and padding are version 4's, so
+they are used here, on a copy: nabi's tokenizer never changes. A Marian folder, of which the library knows nothing, has texts in and columns out, no words.
 """
 
 from __future__ import annotations
@@ -448,7 +448,13 @@ class PreTrainedTokenizer:
         return BatchEncoding(data, flat, tensor_type=return_tensors)
 
     def _by_library(
-        self, pairs: Sequence[tuple[Any, Any]], special: bool, split: bool, padding: tuple[str | None, int | None, str, int | None], cut: str | None, stride: int
+        self,
+        pairs: Sequence[tuple[Any, Any]],
+        special: bool,
+        split: bool,
+        padding: tuple[str | None, int | None, str, int | None],
+        cut: str | None,
+        stride: int,
     ) -> list[list[Any]]:
         pad, length, side, multiple = padding
         with self._lock:
@@ -461,8 +467,9 @@ class PreTrainedTokenizer:
             if pad is None:
                 self._library.no_padding()
             else:
+                size = length if pad == "max_length" else None
                 self._library.enable_padding(
-                    length=length if pad == "max_length" else None, direction=side, pad_id=self.pad_token_id, pad_token=self.pad_token, pad_to_multiple_of=multiple
+                    length=size, direction=side, pad_id=self.pad_token_id, pad_token=self.pad_token, pad_to_multiple_of=multiple
                 )
             with Guard(InputError, "the texts can't be tokenised"):
                 given = [first if second is None else (first, second) for first, second in pairs]
@@ -584,7 +591,8 @@ def class_named(name: str) -> type[PreTrainedTokenizer]:
     if name in ("PreTrainedTokenizer", "PreTrainedTokenizerFast"):
         return PreTrainedTokenizer if name == "PreTrainedTokenizer" else PreTrainedTokenizerFast
     plain = name.removesuffix("Fast")
-    form = next(form for form in FORMS if plain in (*form.classes, "CamembertTokenizer") and (plain != "CamembertTokenizer" or "XLMRobertaTokenizer" in form.classes))
+    like = {"CamembertTokenizer": "XLMRobertaTokenizer"}.get(plain, plain)
+    form = next(form for form in FORMS if like in form.classes)
     base = PreTrainedTokenizer if name == plain else class_named(plain)
     return type(name, (base,), {"form": form, "__doc__": f"Version 4's {name}.", "__module__": __name__})
 

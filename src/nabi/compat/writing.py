@@ -1,7 +1,7 @@
 """``generate`` and ``GenerationConfig`` of version 4, over nabi's decoding.
 
-A length counts as in version 4: of a decoder the padded prompt's width is part of ``max_length`` and ``min_length``. Unusual: rows never wait for each other, and
-draws follow from torch's global generator but are not the incumbent's.
+A length counts as in version 4: of a decoder the padded prompt's width is part of ``max_length`` and ``min_length``. Unusual: rows never wait for each other,
+and draws follow from torch's global generator but are not the incumbent's.
 """
 
 from __future__ import annotations
