@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -142,7 +142,7 @@ def _unigram(folder: Path, texts: Sequence[str]) -> Tokenizer:
     special = ["<pad>", "</s>", "<unk>"]
     words = dict.fromkeys(piece for text in texts for piece in re.findall(r"▁\w+|[^\w▁]", "▁" + text.replace(" ", "▁")))
     characters = dict.fromkeys("▁" + "".join(texts))
-    scored = {**{piece: -9.0 for piece in characters}, **{piece: -2.0 for piece in words}}
+    scored = dict.fromkeys(characters, -9.0) | dict.fromkeys(words, -2.0)
     library = Tokenizer(models.Unigram([*((name, 0.0) for name in special), *scored.items()], unk_id=2))
     library.add_special_tokens(special)
     library.pre_tokenizer = pre_tokenizers.Metaspace()
