@@ -30,7 +30,7 @@ def main() -> None:
 
     assert transformers.__version__ == "4.57.6"
     transformers.logging.set_verbosity_error()
-    found: dict[str, Any] = {"version": transformers.__version__, "models": {}, "losses": {}, "generate": {}, "tokenizers": {}, "parameters": {}}
+    found: dict[str, Any] = {"version": transformers.__version__, "models": {}, "losses": {}, "generate": {}, "tokenizers": {}, "parameters": {}, "keys": {}}
     with tempfile.TemporaryDirectory() as base:
         for name in tiny.MODELS:
             folder = tiny.model_folder(name, Path(base) / name)
@@ -39,7 +39,8 @@ def main() -> None:
             for side in ("right", "left"):
                 with torch.no_grad():
                     out = model(**tiny.padded(name, side), output_attentions=True, output_hidden_states=True)
-                found["models"][f"{name} {side}"] = {key: rounded(value) for key, value in out.items() if key != "past_key_values"}
+                found["keys"][name] = [key for key in out if key != "past_key_values"]
+                found["models"][f"{name} {side}"] = {key: rounded(tiny.part(key, value)) for key, value in out.items() if tiny.compared(name, side, key)}
         for name in tiny.LOSSES:
             model = getattr(transformers, name).from_pretrained(tiny.model_folder(name, Path(base) / f"loss {name}")).eval()
             loss = model(**tiny.labelled(name)).loss

@@ -507,7 +507,7 @@ class PreTrainedTokenizer:
             else:
                 max_length = self.model_max_length
         if pad is not None and self._special["pad"] is None:
-            raise OptionError("this tokenizer has no token to pad with", value=f"padding={padding!r}", fix="tokenizer.pad_token = tokenizer.eos_token")
+            raise OptionError("this tokenizer has no token to pad with", value=f"padding={padding!r}", fix="set tokenizer.pad_token = tokenizer.eos_token")
         return pad, cut, max_length
 
     def pad(

@@ -136,6 +136,8 @@ def written(model: PreTrainedModel, ids: Tensor | None, config: Any, options: Ma
     found = sorted((result for result in results if isinstance(result, Generated)), key=lambda result: (result.row, result.index))
     texts = [[*fronts[each.row], *each.tokens, *([] if each.end is None else [each.end])] for each in found]
     pad = settings.pad_token_id if settings.pad_token_id is not None else next(iter(settings.eos_token_id), 0)
+    if settings.num_beams > 1:
+        pad = pad or next(iter(settings.eos_token_id), 0)  # version 4 takes the padding 0 for none there
     longest = max(map(len, texts))
     return torch.tensor([text + [pad] * (longest - len(text)) for text in texts], device=model.device)
 
@@ -157,9 +159,11 @@ def _settings(model: PreTrainedModel, stated: dict[str, Any], given: dict[str, A
     found = Settings.from_hf({**stated, **known} if stated or known else None, config if stated else {**config, **known})
     if stated == {} and known:
         found = Settings.from_hf(None, {**config, **known})
-    if found.max_new_tokens is not None or found.max_length is None:
-        lengths: dict[str, Any] = {}
-    else:
+    lengths: dict[str, Any] = {}
+    room = model.body.limits.get("text") if decoder_only else None
+    if found.max_new_tokens is None and found.max_length is None and room is not None and room > width:
+        lengths = {"max_new_tokens": min(USUAL_LENGTH, room - width)}  # version 4 stops the usual length, and no other, where the positions end
+    elif found.max_new_tokens is None and found.max_length is not None:
         lengths = {"max_new_tokens": found.max_length - width, "max_length": None}
         if lengths["max_new_tokens"] < 1:
             fix = "set max_new_tokens, or a greater max_length"
