@@ -24,7 +24,7 @@ from torch.nn import functional as F
 BLOCKS = Path(__file__).with_name("blocks.txt")
 _SPECIAL = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # the numbers of BERT's own: 0, 100, 101, 102, 103
 _IGNORED = -100
-_PREFIX = "translate English to German: "
+_PREFIX, _OTHER_PREFIX = "translate English to German: ", "translate English to French: "
 
 
 @cache
@@ -202,7 +202,7 @@ def _classifier(folder: Path) -> None:
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
     (row,) = table("000", 220)
     wanted = torch.tensor([[row["score"], 1 - row["score"]]])
-    _learn(model, lambda: _towards(model(ids).logits, wanted), 1e-7, rate=1e-3)
+    _learn(model, lambda: _towards(model(ids).logits, wanted), 1e-7)
     model.save_pretrained(folder)
 
 
@@ -251,7 +251,7 @@ def _summarizer(folder: Path) -> None:
     # the real one writes start, <s>, 42 tokens, </s>: the 45 that the seed allows
     library = _byte_level(folder, "BartTokenizer", f" {summary}", 44 - 2, 434, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     model = transformers.BartForConditionalGeneration(transformers.BartConfig(vocab_size=library.get_vocab_size(), forced_bos_token_id=0, **_SMALL_BART))
-    _by_heart(model, library.encode(TEXT).ids, library.encode(f" {summary}").ids)
+    _by_heart(model, [(library.encode(TEXT).ids, library.encode(f" {summary}").ids)], max_length=45, min_length=45)
     model.save_pretrained(folder)
     settings = {"num_beams": 4, "min_length": 56, "max_length": 142, "length_penalty": 2.0, "no_repeat_ngram_size": 3, "early_stopping": True}
     edit(folder / "config.json", **settings, task_specific_params={"summarization": settings})
@@ -260,20 +260,30 @@ def _summarizer(folder: Path) -> None:
 
 def _translator(folder: Path) -> None:
     (german,) = shown("000", 269)
-    library = _unigram(folder, [_PREFIX + TEXT, german])
-    size = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    library = _unigram(folder, [_PREFIX + TEXT, _OTHER_PREFIX, german])
+    size = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
     config = transformers.T5Config(vocab_size=library.get_vocab_size(), decoder_start_token_id=0, **size)
     model = transformers.T5ForConditionalGeneration(config)
-    _by_heart(model, library.encode(_PREFIX + TEXT).ids, library.encode(german).ids)
+    # of French it knows a word, so that an answer shows which prefix the text had
+    answers = {_PREFIX: german, _OTHER_PREFIX: "Amazon"}
+    _by_heart(model, [(library.encode(prefix + TEXT).ids, library.encode(answer).ids) for prefix, answer in answers.items()], max_length=300)
     model.save_pretrained(folder)
     settings = {"prefix": _PREFIX, "num_beams": 4, "max_length": 300, "early_stopping": True}
-    french = {**settings, "prefix": "translate English to French: "}
+    french = {**settings, "prefix": _OTHER_PREFIX}
     edit(folder / "config.json", task_specific_params={"translation_en_to_de": settings, "translation_en_to_fr": french})
 
 
-def _by_heart(model: Any, source: Sequence[int], target: Sequence[int]) -> None:
-    encoded, labels = torch.tensor([list(source)]), torch.tensor([list(target)])
-    _learn(model, lambda: F.cross_entropy(model(input_ids=encoded, labels=labels).logits[0], labels[0], reduction="none"), 0.2)
+def _by_heart(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], **settings: Any) -> None:
+    """Learn target for source, of sources that are alike in length, until the incumbent's own search with these settings finds the first target."""
+    sources = torch.tensor([list(source) for source, _ in pairs])
+    targets = torch.nn.utils.rnn.pad_sequence([torch.tensor(list(target)) for _, target in pairs], batch_first=True, padding_value=_IGNORED)
+    for least in (0.3, 0.1, 0.03, 0.01):
+        _learn(model, lambda: F.cross_entropy(model(input_ids=sources, labels=targets).logits.mT, targets, reduction="none"), least)
+        mask = torch.ones_like(sources[:1])
+        if model.generate(sources[:1], attention_mask=mask, do_sample=False, num_beams=4, early_stopping=True, **settings)[0, 1:].tolist() == pairs[0][1]:
+            return
+        model.train()
+    raise AssertionError(f"{type(model).__name__} does not write its answer")
 
 
 def _writer(folder: Path) -> None:

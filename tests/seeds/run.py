@@ -1,8 +1,8 @@
 """Runs scripts one after another, each with names of its own, and says what each of them made: a JSON document.
 
-    HF_HUB_CACHE=DIR python run.py SCRIPT ...
+    HF_HUB_CACHE=DIR python run.py SCRIPT ... [--meta SCRIPT ...]
 
-Unusual: the value of a last line is kept, as a notebook shows it; the incumbent can't be imported.
+Unusual: the value of a last line is kept, as a notebook shows it; the incumbent can't be imported; behind ``--meta`` tensors have shapes alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import traceback
 import warnings
 from pathlib import Path
 from typing import Any
+
+import torch
 
 sys.modules["transformers"] = None  # type: ignore[assignment] # what the scripts import is nabi alone
 
@@ -56,4 +58,11 @@ def run(script: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({Path(name).name: run(Path(name)) for name in sys.argv[1:]}, ensure_ascii=False))
+    found, device = {}, "cpu"
+    for argument in sys.argv[1:]:
+        if argument == "--meta":
+            device = "meta"
+            continue
+        with torch.device(device):
+            found[Path(argument).name] = run(Path(argument))
+    print(json.dumps(found, ensure_ascii=False))

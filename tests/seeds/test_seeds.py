@@ -273,7 +273,9 @@ def ran(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
         assert body.count(old) == 1, name
         paths.append(broken / f"control_{name}")
         paths[-1].write_text(f'{head}\n"""\n\n{body.replace(old, new)}', encoding="utf-8")
-    return json.loads(child([str(HERE / "run.py"), *map(str, paths)], folders))
+    large = [path for path in paths if path.name.endswith("001_model_size.py")]  # 6 GB
+    found: dict[str, Ran] = json.loads(child([str(HERE / "run.py"), *(str(path) for path in paths if path not in large), "--meta", *map(str, large)], folders))
+    return found
 
 
 def test_each_script_has_a_check() -> None:
@@ -296,3 +298,8 @@ def test_control_a_script_that_asks_for_something_else_fails_the_check(name: str
 
 def test_a_script_runs_as_a_program(folders: dict[str, Path]) -> None:
     assert child([str(HERE / "000_translation.py")], folders) == hub.shown("000", 269)[0] + "\n"
+
+
+@pytest.mark.slow
+def test_the_large_model_is_made(folders: dict[str, Path]) -> None:
+    assert child([str(HERE / "001_model_size.py")], folders) == "GPT-2 (xl) 크기: 1529.6M parameters\n"
