@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from nabi.compat.configs import AutoConfig, PretrainedConfig
     from nabi.compat.models import PreTrainedModel
     from nabi.compat.outputs import ModelOutput
+    from nabi.compat.pipes import pipeline
     from nabi.compat.seeds import set_seed
     from nabi.compat.tokens import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
     from nabi.compat.writing import GenerationConfig
-    from nabi.pipelines import Pipeline, pipeline
+    from nabi.pipelines import Pipeline
 
 _HOME = {
     "AutoConfig": "nabi.compat.configs",
@@ -37,7 +38,7 @@ _HOME = {
     "PreTrainedTokenizerFast": "nabi.compat.tokens",
     "PretrainedConfig": "nabi.compat.configs",
     "TokenSpan": "nabi.compat.batch_encoding",
-    "pipeline": "nabi.pipelines",
+    "pipeline": "nabi.compat.pipes",
     "set_seed": "nabi.compat.seeds",
 }
 __all__ = [

@@ -19,6 +19,7 @@ from nabi.errors import CheckpointError, OptionError, unknown
 from nabi.families import Family
 from nabi.files import whole
 from nabi.weights.download import with_token
+from nabi.weights.hub import offline
 from nabi.weights.sources import resolve
 
 # what version 4 fills in where that is not what nabi's family does
@@ -198,7 +199,6 @@ class PretrainedConfig:
         revision: str | None = None,
         token: Any = None,
         use_auth_token: Any = None,
-        trust_remote_code: bool | None = None,
         **settings: Any,
     ) -> PretrainedConfig:
         """The configuration of a model folder, or of a model of the hub, with settings over it.
@@ -207,7 +207,7 @@ class PretrainedConfig:
             CheckpointError: there is none, or it is of another family.
             OptionError: a setting that this family does not know.
         """
-        refuse_code(trust_remote_code)
+        settings = without_hub(settings)
         with with_token(token if token is not None else use_auth_token):
             folder = resolve(pretrained_model_name_or_path, revision, weights=False, needs=("config.json",))
         if not (folder / "config.json").is_file():
@@ -264,14 +264,21 @@ def class_named(stem: str) -> type[PretrainedConfig]:
     return type(f"{stem}Config", (PretrainedConfig,), {"model_type": STEMS[stem], "__doc__": f"The configuration of {stem}.", "__module__": __name__})
 
 
-def refuse_code(trust: bool | None) -> None:
-    """Refuse ``trust_remote_code=True``.
+def without_hub(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without version 4's words for the hub that ask for nothing, or for what is so anyway.
 
     Raises:
-        OptionError: it is asked for.
+        OptionError: one of them asks for something.
     """
-    if trust:
+    if settings.get("trust_remote_code"):
         raise OptionError("nabi never runs the code of a checkpoint", value="trust_remote_code=True", fix="leave it out")
+    if settings.get("local_files_only") and not offline():
+        raise OptionError("whether the network is used is set outside", value="local_files_only=True", fix="set HF_HUB_OFFLINE=1")
+    for name, fix in (("force_download", "delete the model from the cache"), ("cache_dir", "set HF_HUB_CACHE"), ("subfolder", "name the folder itself")):
+        if settings.get(name):
+            raise OptionError(f"{name} is not taken here", value=settings[name], fix=fix)
+    words = {"trust_remote_code", "local_files_only", "force_download", "cache_dir", "subfolder", "resume_download"}
+    return {name: value for name, value in settings.items() if name not in words}
 
 
 def _made(cls: type[Any], data: Mapping[str, Any], settings: Mapping[str, Any], name: str) -> PretrainedConfig:

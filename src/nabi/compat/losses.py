@@ -81,7 +81,7 @@ def by_span(start: Tensor, end: Tensor, starts: Tensor, ends: Tensor, mask: Tens
     Args:
         start, end: (N, L) logits.
         starts, ends: (N,) the right places; one outside of the row is left out, as in version 4.
-        mask: (N, L) bool; a masked place takes part with a logit of 0 in version 4's way of counting nothing out.
+        mask: (N, L) bool, where there are logits; elsewhere they hold the least number, so masked places have no share (version 4 gives them one).
     """
     length = start.shape[1]
     aims = [x.to(start.device).reshape(-1).clamp(0, length) for x in (starts, ends)]

@@ -20,7 +20,7 @@ from nabi import families
 from nabi.batch import Batch
 from nabi.checkpoint import _Folder, name_table
 from nabi.compat import losses
-from nabi.compat.configs import PretrainedConfig, refuse_code
+from nabi.compat.configs import PretrainedConfig, without_hub
 from nabi.compat.configs import class_named as config_class
 from nabi.compat.looking import looking
 from nabi.compat.names import AUTO_MODELS, STEMS, TYPES
@@ -41,7 +41,7 @@ from nabi.weights.sources import resolve
 SAY = logging.getLogger("nabi.compat")
 POOLED = ("Bert", "Roberta", "XLMRoberta", "Camembert")  # their base model has a pooler, whether or not a head reads it
 # arguments of from_pretrained that steer what nabi decides by itself
-_NO_EFFECT = frozenset({"attn_implementation", "low_cpu_mem_usage", "use_safetensors", "force_download", "local_files_only", "resume_download"})
+_NO_EFFECT = frozenset({"attn_implementation", "low_cpu_mem_usage", "use_safetensors"})
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "output_attentions", "output_hidden_states", "return_dict")
 _REFUSED = {
     "head_mask": "mute a head with nabi.nn.watch",
@@ -133,7 +133,6 @@ class PreTrainedModel(nn.Module):
         add_pooling_layer: bool = True,
         token: Any = None,
         use_auth_token: Any = None,
-        trust_remote_code: bool | None = None,
         **settings: Any,
     ) -> PreTrainedModel:
         """A model folder or a model of the hub, in eval mode; heads that it lacks are drawn anew, and a warning says so.
@@ -151,8 +150,7 @@ class PreTrainedModel(nn.Module):
             CheckpointError: no such folder, or of another family.
             OptionError: a setting that the family does not know.
         """
-        refuse_code(trust_remote_code)
-        settings = {key: value for key, value in settings.items() if key not in _NO_EFFECT}
+        settings = {key: value for key, value in without_hub(settings).items() if key not in _NO_EFFECT}
         for name, fix in {"device_map": "model.to(device)", "from_tf": "convert it", "from_flax": "convert it", "quantization_config": "leave it out",
                           "output_loading_info": "read the warnings", "state_dict": "model.load_state_dict()"}.items():  # fmt: skip
             if settings.pop(name, None):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nabi.compat.batch_encoding import BatchEncoding
-from nabi.compat.configs import refuse_code
+from nabi.compat.configs import without_hub
 from nabi.compat.names import SEGMENTED, TOKENIZER_CLASSES, TOKENIZERS
 from nabi.config import read_file
 from nabi.errors import InputError, OptionError, TokenizerError, nearest, unknown
@@ -33,7 +33,7 @@ SAY = logging.getLogger("nabi.compat")
 UNLIMITED = int(1e30)  # what version 4 calls a length that no file states
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # arguments of from_pretrained that steer what nabi decides by itself
-_NO_EFFECT = frozenset({"use_fast", "tokenizer_type", "legacy", "from_slow", "config", "force_download", "local_files_only", "resume_download"})
+_NO_EFFECT = frozenset({"use_fast", "tokenizer_type", "legacy", "from_slow"})
 _SETTINGS = frozenset({"padding_side", "truncation_side", "model_max_length", "model_input_names", "clean_up_tokenization_spaces"})
 _BUILT = frozenset({"do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space"})
 
@@ -101,7 +101,7 @@ class PreTrainedTokenizer:
             OptionError: an unknown setting.
             TokenizerError: no tokenizer, or one of another kind than this class.
         """
-        refuse_code(settings.pop("trust_remote_code", None))
+        settings = without_hub(settings)
         known = _NO_EFFECT | _SETTINGS | _BUILT | {f"{role}_token" for role in ROLES} | {"additional_special_tokens"}
         for name in settings:
             if name not in known:
@@ -500,7 +500,7 @@ class PreTrainedTokenizer:
         if max_length is not None and padding is False and truncation is None:
             SAY.warning("max_length is given without truncation, so texts are cut as with truncation=True; say which you mean")
             cut = "longest_first"
-        if max_length is None and "max_length" in (pad, cut and "max_length"):
+        if max_length is None and (pad == "max_length" or cut is not None):
             if self.model_max_length > 10**20:
                 SAY.warning("neither max_length nor the tokenizer's files say a length, so nothing is padded to it or cut")
                 pad, cut = None if pad == "max_length" else pad, None

@@ -156,9 +156,7 @@ def _settings(model: PreTrainedModel, stated: dict[str, Any], given: dict[str, A
     eos = known.get("eos_token_id")
     if isinstance(eos, list):
         known["eos_token_id"] = tuple(eos)
-    found = Settings.from_hf({**stated, **known} if stated or known else None, config if stated else {**config, **known})
-    if stated == {} and known:
-        found = Settings.from_hf(None, {**config, **known})
+    found = Settings.from_hf({**stated, **known}, config) if stated else Settings.from_hf(None, {**config, **known})
     lengths: dict[str, Any] = {}
     room = model.body.limits.get("text") if decoder_only else None
     if found.max_new_tokens is None and found.max_length is None and room is not None and room > width:
