@@ -209,7 +209,7 @@ class Generating(Task):
             most = {"min_length": options.max_length} | ({"min_new_tokens": options.max_length - 1} if start else {})
         else:
             return found
-        above: dict[str, Any] = {name: value for name, value in most.items() if (getattr(found, name) or 0) > value}
+        above: dict[str, Any] = {name: value for name, value in most.items() if (getattr(found, name) or 0) > max(value, 0)}
         for name, value in above.items():
             warnings.warn(f"{name}={getattr(found, name)} of the model is more than this call allows: {value} is taken", stacklevel=2)
         return dataclasses.replace(found, **above)
