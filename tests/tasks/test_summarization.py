@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 import nabi
 from nabi import Plan, evaluate
@@ -51,6 +54,22 @@ def test_the_model_s_own_settings_hold_where_a_call_says_nothing(pipe: Pipe, mod
     assert own == pipe(TASK, "bart")("the cat", **named) != pipe(TASK, "bart")("the cat")
     for name, other in {"num_beams": 1, "max_length": 7, "no_repeat_ngram_size": 0}.items():  # each of them is read
         assert pipe(TASK, "bart")("the cat", **{**named, name: other}) == pipe(TASK, "settled")("the cat", **{name: other}) != own
+
+
+@pytest.mark.parametrize("most", [{"max_length": 4}, {"max_new_tokens": 3}])
+def test_a_least_length_of_the_model_gives_way_to_the_most_that_a_call_allows(most: dict[str, int], pipe: Pipe, models: dict[str, Path]) -> None:
+    made = nabi.load(models["settled"], TASK)
+    with pytest.warns(UserWarning, match=r"min_length=5 of the model is more than this call allows: 4 is taken"):
+        answer = made.predict("the cat", **most)
+    # start, 2 tokens, the end token that the last place must hold
+    model = transformers.BartForConditionalGeneration.from_pretrained(models["settled"])
+    ids = torch.tensor([made.inputs.tokenizer.encode("the cat").ids])
+    theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_length=4)[0].tolist()
+    assert answer["sequences"][0]["tokens"] == theirs[1:3] and len(theirs) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert made.predict("the cat", min_length=4, **most) == answer  # said by the call: nothing to lower
+        assert made.predict("the cat", max_length=5)["text"] != answer["text"]
 
 
 def test_t5_takes_prefix_and_settings_of_the_task(pipe: Pipe, models: dict[str, Path]) -> None:

@@ -229,6 +229,18 @@ def test_shards_and_bin_files(online: Hub, files: dict[str, bytes]) -> None:
     assert {p.name for p in resolve("org/none", weights=False).iterdir()} == set(small)
 
 
+def test_small_files_are_taken_from_a_cache_that_has_no_others(cache: Path) -> None:
+    home = cache / "models--org--config"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("a" * 40)
+    (home / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    (home / "snapshots" / ("a" * 40) / "config.json").write_text("{}")
+    assert resolve("org/config", weights=False, needs=("config.json",)) == home / "snapshots" / ("a" * 40)
+    for needs, words in ((("vocab.txt", "spiece.model"), "there is no vocab.txt or spiece.model"), (None, "there is no tokenizer")):
+        with pytest.raises(CheckpointError, match=words):
+            resolve("org/config", weights=False, **({} if needs is None else {"needs": needs}))
+
+
 @pytest.mark.parametrize(
     ("name", "code", "headers", "words"),
     [

@@ -209,7 +209,7 @@ class PretrainedConfig:
         """
         settings = without_hub(settings)
         with with_token(token if token is not None else use_auth_token):
-            folder = resolve(pretrained_model_name_or_path, revision, weights=False)
+            folder = resolve(pretrained_model_name_or_path, revision, weights=False, needs=("config.json",))
         if not (folder / "config.json").is_file():
             what = "there is no such folder" if not folder.is_dir() else "the folder has no config.json"
             raise CheckpointError(what, value=str(folder), fix="check the path, or fetch the model again")

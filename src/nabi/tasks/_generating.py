@@ -7,6 +7,7 @@ vectors and generation. Names and rules of the options are v4's; nabi's own answ
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,7 +197,22 @@ class Generating(Task):
             given["max_new_tokens"] = None  # what a call says goes before what the model's file says
         if options.min_length is not None and options.min_new_tokens is None:
             given["min_new_tokens"] = None
-        return dataclasses.replace(self.usual(options), **given)
+        found = dataclasses.replace(self.usual(options), **given)
+        return found if options.min_length is not None or options.min_new_tokens is not None else self._lowered(found, options)
+
+    def _lowered(self, found: decoding.Settings, options: GenerationOptions) -> decoding.Settings:
+        """The model's own least length, lowered to the most that a call allows: then nothing ends before that, as in the incumbent."""
+        start = self.generates == "target"  # the one token in front of the answer, which a length in all counts
+        if options.max_new_tokens is not None:
+            most = {"min_new_tokens": options.max_new_tokens} | ({"min_length": options.max_new_tokens + 1} if start else {})
+        elif options.max_length is not None:
+            most = {"min_length": options.max_length} | ({"min_new_tokens": options.max_length - 1} if start else {})
+        else:
+            return found
+        above: dict[str, Any] = {name: value for name, value in most.items() if (getattr(found, name) or 0) > max(value, 0)}
+        for name, value in above.items():
+            warnings.warn(f"{name}={getattr(found, name)} of the model is more than this call allows: {value} is taken", stacklevel=2)
+        return dataclasses.replace(found, **above)
 
     def usual(self, options: GenerationOptions) -> decoding.Settings:
         """The settings of a call that says nothing."""

@@ -59,13 +59,17 @@ def split(name: str) -> tuple[str, str | None] | None:
     return model, revision or None
 
 
-def find(model: str, revision: str | None = None, *, weights: bool = True, ships: Collection[str] = (), folders: Collection[str] = ()) -> Path:
+def find(
+    model: str, revision: str | None = None, *, weights: bool = True, needs: Collection[str] = TOKENIZERS, ships: Collection[str] = (),
+    folders: Collection[str] = (),
+) -> Path:
     """The folder of a model of the hub, fetched if no cache has it whole.
 
     Args:
         model: its id.
         revision: a branch, a tag or a commit; ``main`` if None.
-        weights: False for a folder of which only the tokenizer is used.
+        weights: False for a folder of which only small files are used.
+        needs: of these one has to be there then.
         ships, folders: other names of models, which a misspelt one may have meant.
 
     Raises:
@@ -81,7 +85,7 @@ def find(model: str, revision: str | None = None, *, weights: bool = True, ships
         home = cache / _folder_name(model)
         commit = _commit(home, wanted)
         if commit is not None:
-            lacking = _lacking(home / "snapshots" / commit, weights)
+            lacking = _lacking(home / "snapshots" / commit, weights, needs)
             if not lacking:
                 return home / "snapshots" / commit
             partial = partial or (home, commit, lacking)
@@ -143,12 +147,12 @@ def _commit(home: Path, revision: str) -> str | None:
     return commit if COMMIT.fullmatch(commit) and (home / "snapshots" / commit).is_dir() else None
 
 
-def _lacking(snapshot: Path, weights: bool) -> list[str]:
+def _lacking(snapshot: Path, weights: bool, needs: Collection[str]) -> list[str]:
     """What a snapshot lacks to be loaded, in words."""
     there = {p.name for p in snapshot.iterdir()}
     links = [f"{name} is a link to nothing" for name in sorted(there) if not (snapshot / name).exists()]
     if not weights:
-        return links or ([] if there & set(TOKENIZERS) else ["there is no tokenizer"])
+        return links or ([] if there & set(needs) else ["there is no tokenizer" if needs is TOKENIZERS else f"there is no {' or '.join(needs)}"])
     lacking = [] if "config.json" in there else ["config.json is missing"]
     for name in WEIGHT_FILES:
         if name in there:

