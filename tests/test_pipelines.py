@@ -254,7 +254,10 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
 def test_a_model_object(folder: Path) -> None:
     loaded = nabi.load(folder)
     classify = pipeline("text-classification", loaded, tokenizer=loaded.inputs.tokenizer)
-    assert classify.model is loaded and classify(TEXTS) == pipeline(model=loaded)(TEXTS)
+    assert classify.model is loaded and classify(TEXTS) == pipeline(model=loaded, device=-1)(TEXTS)
+    assert pipeline(model=nabi.load(folder), device="meta").device.type == "meta"  # it is moved, not left where it was
+    with pytest.raises(OptionError, match="the precision of a model that is loaded"):
+        pipeline(model=loaded, dtype="bfloat16")
     with pytest.raises(OptionError, match="tokenizer is not this model's own"):
         pipeline("text-classification", loaded, tokenizer=object())
     with pytest.raises(OptionError, match="a tokenizer of its own"):

@@ -142,7 +142,7 @@ def pipeline(
         tokenizer: taken if it is the model's own or names its folder.
         framework: ``pt`` or None.
         revision: branch, tag or commit of a hub id.
-        device: None, -1, ``cpu``, a CUDA number or name.
+        device: None, -1, ``cpu``, a CUDA number or name; a model is moved there.
         dtype, torch_dtype: float32 or bfloat16; ``precision`` is nabi's own word for it.
         token, use_auth_token: for the hub; never printed.
         trust_remote_code: refused if true: code from a checkpoint is never run.
@@ -168,6 +168,11 @@ def pipeline(
             raise OptionError("the model answers another task", value=task, expected=model.task.name)
         if tokenizer is not None and tokenizer is not model.inputs.tokenizer:
             raise OptionError("the tokenizer is not this model's own", fix="leave it out; a model carries its tokenizer")
+        asked = precision or dtype or torch_dtype
+        if asked is not None:
+            raise OptionError("the precision of a model that is loaded can't be chosen any more", value=str(asked), fix="give it to nabi.load")
+        if device is not None:
+            model.to(_device(device))
         return make(model, _known(model, options))
     if model is None:
         model = _default(task)

@@ -66,7 +66,7 @@ class GenerationConfig:
     @classmethod
     def from_pretrained(cls, pretrained_model_name: str | Path, **settings: Any) -> GenerationConfig:
         """The generation_config.json of a model folder, with settings over it."""
-        path = resolve(pretrained_model_name, weights=False) / "generation_config.json"
+        path = resolve(pretrained_model_name, weights=False, needs=("generation_config.json",)) / "generation_config.json"
         if not path.is_file():
             raise CheckpointError("the folder has no generation_config.json", value=str(path.parent))
         return cls(**{**read_file(path, CheckpointError), **settings})
