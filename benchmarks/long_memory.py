@@ -27,7 +27,7 @@ WORDS = (
     "the of and a to in was he that it his her with as for had you not be at on by which have or from this all they were but are one what so there we when "
     "who more time people river garden house letter morning window mountain story question answer report winter summer station market village city harbour "
     "Ada Berlin London Mary Henry Paris Vienna walked found carried opened wrote read crossed followed returned waited counted remembered quietly slowly"
-).split()
+)
 ENCODER = {"hidden_size": 384, "num_layers": 6, "num_heads": 12, "intermediate_size": 1536, "max_positions": 512}
 PAIR = {
     "hidden_size": 384, "encoder_layers": 3, "decoder_layers": 3, "encoder_heads": 12, "decoder_heads": 12, "encoder_intermediate_size": 1536,
@@ -56,7 +56,7 @@ def document(characters: int, seed: int = 0) -> str:
     """Sentences of so many characters together."""
     dice, found, length = random.Random(seed), [], 0
     while length < characters:
-        sentence = " ".join(dice.choices(WORDS, k=dice.randint(6, 18))).capitalize() + ". "
+        sentence = " ".join(dice.choices(WORDS.split(), k=dice.randint(6, 18))).capitalize() + ". "
         found.append(sentence)
         length += len(sentence)
     return "".join(found)[:characters]
@@ -115,7 +115,8 @@ def measure(task: str, folder: str, characters: int) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")
     answer = model.predict(given, **options)
     peak = held("VmHWM")
-    return {"peak": peak, "above": peak - before, "windows": answer.get("windows", len(answer.get("pieces", answer.get("parts", [1])))), "wrong": wrong(task, given, answer)}
+    pieces = answer.get("parts") or answer.get("pieces") or [answer]
+    return {"peak": peak, "above": peak - before, "windows": answer.get("windows", len(pieces)), "wrong": wrong(task, given, answer)}
 
 
 def wrong(task: str, given: dict[str, Any], answer: dict[str, Any]) -> int:
@@ -127,6 +128,10 @@ def wrong(task: str, given: dict[str, Any], answer: dict[str, Any]) -> int:
         return sum(given["context"][each["start"] : each["end"]] != each["answer"] for each in answer["answers"])
     if task == "fill_mask":
         return sum(given["text"][mask["start"] : mask["end"]] != "[MASK]" for mask in answer["masks"])
+    if task in ("translation", "summarization"):
+        places = [(piece["start"], piece["end"]) for piece in answer.get("parts") or answer["pieces"]]
+        between = [0, *(x for place in places for x in place), len(given["source"])]
+        return sum(bool(given["source"][a:b].strip()) or a > b for a, b in zip(between[::2], between[1::2], strict=True))
     return 0
 
 

@@ -62,6 +62,7 @@ class Task(nn.Module):
         main_metric: the figure by which the best checkpoint is chosen; larger is better unless ``lower_is_better``.
         golden_use: how golden examples are encoded.
         together: keep the rows of an example in one batch.
+        read_apart: that is for the loss alone; readings are of rows one by one, in bounded batches.
         whole_batch: the loss compares examples of a batch with each other, so micro-batches can't split it.
     """
 
@@ -79,6 +80,7 @@ class Task(nn.Module):
     lower_is_better: ClassVar[bool] = False
     golden_use: ClassVar[Use] = "predict"
     together: ClassVar[bool] = False
+    read_apart: ClassVar[bool] = False
     whole_batch: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
@@ -203,7 +205,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
-        """(row id, reading): small host data a row; by default the logits of the task's one head, which must pool."""
+        """(row id, reading): small host data a row, an array where it is a number a token; by default the logits of the task's one head, which must pool."""
         (kind,) = self.heads
         head = getattr(self, kind)
         for batch in batches:
