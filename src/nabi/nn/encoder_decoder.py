@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nabi.batch import Batch, Cache, Part
 from nabi.layout import Layout, Packed
+from nabi.memory import trimmed
 from nabi.nn.attention import CrossAttention
 from nabi.nn.body import Body
 from nabi.nn.cache import KeyValues, Slots
@@ -145,7 +146,8 @@ class EncoderDecoder(Body):
         if len(passes) == 1:
             return self.encode(batch)
         found, begin = [], 0
-        for rows in passes:
+        on_cpu = part.example.device.type == "cpu"
+        for rows in trimmed(passes, lambda rows: int(on_cpu), 1):
             some = slice(rows[0], rows[-1] + 1)
             lengths = part.layout.lengths[some]
             streams, of_rows = {name: x[begin : begin + sum(lengths)] for name, x in part.streams.items()}, {name: x[some] for name, x in part.rows.items()}

@@ -28,7 +28,7 @@ from nabi.tasks._streaming import Beams, Joining, Unfolding, record, tidied
 from nabi.text import Tokenizer
 
 # of all rows that are written at a time: tokens of their past, of these tokens that were read and not written, and numbers of one step
-TOKENS, READ, SCORES = 1 << 14, 1 << 13, 1 << 23
+TOKENS, READ, SCORES = 1 << 14, 1 << 12, 1 << 23
 IGNORED = -100  # a place of a target that is not predicted
 
 
