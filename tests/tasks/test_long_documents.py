@@ -164,3 +164,11 @@ def peak(task: str, words: Path, characters: int, undone: bool = False) -> int:
     command = [sys.executable, "-c", CHILD, task, str(words), "undone" if undone else "as it is", "300", str(characters)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multiple_choice", "translation"])
+def test_memory_does_not_grow_with_a_document(task: str, words: Path) -> None:
+    short, long = peak(task, words, 20_000), peak(task, words, 200_000)
+    assert long <= 1.2 * short, f"{long / short:.2f}"
+    assert peak(task, words, 200_000, undone=True) > 1.3 * short  # control: as it was read once
