@@ -227,3 +227,8 @@ def test_control_a_batch_that_leaks_is_caught(task: str, base: Path, monkeypatch
 def test_control_what_is_no_plain_data_is_caught(bad: Any) -> None:
     with pytest.raises((AssertionError, TypeError, ValueError)):
         plain_data(bad)
+
+
+def test_a_mark_behind_a_mask_is_no_part_of_it(base: Path) -> None:
+    (mask, _) = kinds.model("fill_mask", "lower", base).predict("[MASK]\u0651[MASK]")["masks"]
+    assert (mask["start"], mask["end"]) == (0, 6)
