@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +22,12 @@ from nabi.config import from_dict
 from nabi.errors import InputError, OptionError, UserError
 from nabi.families import Family
 from nabi.inputs import Inputs
+from nabi.memory import trimmed
 from nabi.nn.body import Body, Run
 from nabi.nn.linear import Embedding, Linear
 from nabi.tasks import Again, Example, Task, Use
 
+TRIMMED = 8192  # tokens that are read on a CPU before free memory is given back: a few batches
 CHUNK = 2048  # examples that are encoded, sorted and answered at a time: bounds memory, long enough to sort well
 
 
@@ -184,7 +187,10 @@ class Model(nn.Module):
         self.eval()
         try:
             with torch.no_grad():  # not inference_mode: a sharded model could not train on afterwards
-                found.update(self.task.read(self.run(), self.pack(rows, tokens), options))
+                batches = self.pack(rows, tokens)
+                if self.device.type == "cpu":
+                    batches = trimmed(batches, lambda batch: batch.tokens, TRIMMED)
+                found.update(self.task.read(self.run(), batches, options))
         finally:
             self.train(training)
         return (found[i] for i in range(len(rows)))
@@ -276,7 +282,7 @@ class Model(nn.Module):
                 rows = self._golden_rows(example, options)
             except InputError:  # nothing between special tokens that this tokenizer does not have
                 continue
-            found.append({"example": dict(example), "tokens": [_ids(row) for row in rows], "readings": list(self.readings(rows, options))})
+            found.append({"example": dict(example), "tokens": [_ids(row) for row in rows], "readings": [plain(x) for x in self.readings(rows, options)]})
         return found
 
     def check_golden(self, tolerance: float = 1e-4) -> list[str]:
@@ -310,8 +316,14 @@ def _ids(row: Row) -> dict[str, list[int]]:
     return {part: list(streams["tokens"]) for part, streams in row.parts.items() if "tokens" in streams}
 
 
+def plain(reading: Any) -> Any:
+    """A reading as JSON takes it: an array is nested lists."""
+    return reading.tolist() if isinstance(reading, np.ndarray) else reading
+
+
 def largest_gap(a: Any, b: Any) -> float:
-    """The largest difference between two nested lists of numbers; infinite where their shapes differ."""
+    """The largest difference between two nested lists of numbers, or arrays; infinite where their shapes differ."""
+    a, b = plain(a), plain(b)
     if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
         return max((largest_gap(a[k], b[k]) for k in a), default=0.0)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):

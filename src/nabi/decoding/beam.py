@@ -140,6 +140,7 @@ def run(steps: Steps, requests: Sequence[Request], settings: Settings, ending: E
             else:
                 cache.admit(more)
                 scores = torch.cat([scores, first])
+            del more, first  # or a cache whose rows are all done would stay until the next is made
         assert scores is not None and cache is not None and processors is not None
         if room is None or room.shape != scores.shape:
             room = torch.empty_like(scores)

@@ -203,6 +203,7 @@ def run(
             else:
                 cache.admit(more)
                 scores = torch.cat([scores, first])
+            del more, first  # or a cache whose rows are all done would stay until the next is made
         assert scores is not None and cache is not None and processors is not None
         processors(scores)
         chosen, by, places = choose(scores, answers, settings)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nabi.batch import Batch, Cache, Part
 from nabi.layout import Layout, Packed
+from nabi.memory import trimmed
 from nabi.nn.attention import CrossAttention
 from nabi.nn.body import Body
 from nabi.nn.cache import KeyValues, Slots
@@ -122,13 +123,38 @@ class EncoderDecoder(Body):
     def begin(self, batch: Batch, reserve: int) -> Cache:
         if not self.whole:
             return super().begin(batch, reserve)
-        memory = self.encode(batch)
+        memory = self._encoded(batch)
         assert memory.layout is not None
         cross = Slots(len(self.decoder), len(memory.layout), memory.layout.longest, shared=True)
         for i, layer in enumerate(_of(self.decoder)):
             k, v = layer.cross.keys(memory.values)
             cross.fill(i, k, v, memory.layout)
         return KeyValues("target", len(self.decoder), len(memory.layout), reserve, cross)
+
+    def _encoded(self, batch: Batch) -> Packed:
+        """:meth:`encode` in passes, for what lies between two layers is much larger than what stays."""
+        part = batch.parts["text"]
+        most = 2048 if part.example.device.type == "cpu" else 8192  # tokens, or one longer row
+        passes: list[list[int]] = []
+        filled = 0
+        for row, length in enumerate(part.layout.lengths):
+            if not passes or filled + length > most:
+                passes.append([])
+                filled = 0
+            passes[-1].append(row)
+            filled += length
+        if len(passes) == 1:
+            return self.encode(batch)
+        found, begin = [], 0
+        on_cpu = part.example.device.type == "cpu"
+        for rows in trimmed(passes, lambda rows: int(on_cpu), 1):
+            some = slice(rows[0], rows[-1] + 1)
+            lengths = part.layout.lengths[some]
+            streams, of_rows = {name: x[begin : begin + sum(lengths)] for name, x in part.streams.items()}, {name: x[some] for name, x in part.rows.items()}
+            here = Part(Layout.of(lengths, device=part.example.device), streams, of_rows, part.example[some], len(rows), part.ids[some])
+            found.append(self.encode(Batch({"text": here})).values)
+            begin += sum(lengths)
+        return Packed(torch.cat(found), part.layout)
 
     def _target(self, batch: Batch) -> Part:
         """The target, or what stands for it: the text, shifted to the right by one."""

@@ -212,7 +212,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
-        """(row id, reading): small host data a row; by default the logits of the task's one head, which must pool."""
+        """(row id, reading): small host data a row, an array where it is a number a token; by default the logits of the task's one head, which must pool."""
         (kind,) = self.heads
         head = getattr(self, kind)
         for batch in batches:

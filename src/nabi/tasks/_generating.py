@@ -28,7 +28,8 @@ from nabi.tasks import Example, Task
 from nabi.tasks._streaming import Beams, Joining, Unfolding, record, tidied
 from nabi.text import Tokenizer
 
-TOKENS, SCORES = 1 << 14, 1 << 23  # of all rows that are written at a time: tokens of their past, and numbers of one step
+# of all rows that are written at a time: tokens of their past, of these tokens that were read and not written, and numbers of one step
+TOKENS, READ, SCORES = 1 << 14, 1 << 12, 1 << 23
 IGNORED = -100  # a place of a target that is not predicted
 
 
@@ -316,7 +317,8 @@ class Generating(Task):
         most = settings.max_new_tokens or settings.max_length or decoding.DEFAULT_LENGTH
         read = max(len(row.prompt) + len(row.source or ()) for row in rows)
         answer = min(most, 2 * read + 32) if rows[0].source is not None else most  # a text made of another is seldom twice as long
-        return max(8, min(128, TOKENS // (read + answer), SCORES // max(self._outputs, 1)))
+        sharing = max(settings.num_beams, settings.num_return_sequences)  # rows that read one text
+        return max(8, min(128, TOKENS // (read + answer), READ // read * sharing, SCORES // max(self._outputs, 1)))
 
     def _piece(self, run: Run, asked: _Asked, result: Generated, options: Any) -> Piece:
         text = _text_behind(run, asked)(result.tokens)

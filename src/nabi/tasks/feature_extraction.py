@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from nabi.batch import FILLER, Batch, Row
 from nabi.errors import InputError, OptionError
 from nabi.inputs import Inputs, Long
 from nabi.layout import Layout
+from nabi.metrics.detail import Array
 from nabi.nn.body import Body, Run
 from nabi.tasks import Example, Form, NoSettings, Score, Task, Use
 
@@ -113,7 +115,7 @@ class FeatureExtraction(Task):
 
     # ---- a batch -------------------------------------------------------------------------------------------------------------------------------
 
-    def read(self, run: Run, batches: Iterable[Batch], options: FeatureOptions) -> Iterator[tuple[int, list[Any]]]:
+    def read(self, run: Run, batches: Iterable[Batch], options: FeatureOptions) -> Iterator[tuple[int, Array]]:
         """(row id, (W,) of an embedding or (tokens, W))."""
         for batch in batches:
             part, layout = run.part(batch, self.reads), run.layout(batch, self.reads)
@@ -127,20 +129,20 @@ class FeatureExtraction(Task):
                 pieces = [piece.amax(0) for piece in pieces]
             for row, example, piece in zip(part.ids, part.example.tolist(), pieces, strict=True):
                 if example != FILLER:
-                    yield row, piece.tolist()
+                    yield row, piece.cpu().numpy().copy()  # not a view, which would keep the whole batch
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
-    def answer(self, readings: Sequence[list[Any]], rows: Sequence[Row], example: Example, options: FeatureOptions) -> dict[str, Any]:
+    def answer(self, readings: Sequence[Array], rows: Sequence[Row], example: Example, options: FeatureOptions) -> dict[str, Any]:
         """``{"embedding", "windows", "truncated"}``, with ``features`` (tokens, W) in place of the embedding where nothing is pooled."""
         told = {"windows": len(rows), "truncated": any(row.notes["truncated"] for row in rows)}
         if options.pooling is None:
-            return {"features": _once(readings, rows) if len(rows) > 1 else readings[0], **told}
+            return {"features": (_once(readings, rows) if len(rows) > 1 else readings[0]).tolist(), **told}
         if options.pooling == "max":
-            vector = [max(values) for values in zip(*readings, strict=True)]
+            vector = np.max(readings, axis=0).tolist()
         else:
             weights = [row.notes["content"] for row in rows]
-            vector = [sum(w * x for w, x in zip(weights, values, strict=True)) / sum(weights) for values in zip(*readings, strict=True)]
+            vector = (sum(w * reading.astype(np.float64) for w, reading in zip(weights, readings, strict=True)) / sum(weights)).tolist()
         if options.normalize:
             length = math.sqrt(math.fsum(x * x for x in vector))
             vector = [x / length for x in vector] if length else vector
@@ -173,17 +175,17 @@ def _kept(layout: Layout, options: FeatureOptions) -> Tensor | None:
     return layout.first(tokens) if options.pooling == "cls" else layout.last(tokens)
 
 
-def _once(readings: Sequence[list[Any]], rows: Sequence[Row]) -> list[Any]:
+def _once(readings: Sequence[Array], rows: Sequence[Row]) -> Array:
     """The tokens of overlapping windows, each once: what windows repeat around the text from the first, what they share by halves from either."""
     start, stop = rows[0].notes["over"]
-    found = readings[0][:start]
+    found = [readings[0][:start]]
     for i, (reading, row) in enumerate(zip(readings, rows, strict=True)):
         start, stop = row.notes["over"]
         shared = row.notes["stride"]
         begin = start + (shared - shared // 2 if i else 0)
         end = stop - (shared // 2 if i + 1 < len(rows) else 0)
-        found += reading[begin:end]
-    return found + readings[-1][stop:]
+        found.append(reading[begin:end])
+    return np.concatenate([*found, readings[-1][stop:]])
 
 
 TASK = FeatureExtraction

@@ -48,7 +48,7 @@ class MultipleChoice(Task):
     Options = ChoiceOptions
     targets = {"choice": Target("row"), "share": Target("row", dtype=torch.float32), "right": Target("row", dtype=torch.float32)}
     main_metric = "accuracy"
-    together = True
+    together = "training"
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> NoSettings:

@@ -24,6 +24,7 @@ from nabi.data import Table
 from nabi.errors import DataError, InputError, OptionError, shortened
 from nabi.inputs import Inputs
 from nabi.metrics.answered import Answered, AnswerScore
+from nabi.metrics.detail import Array
 from nabi.nn.body import Run
 from nabi.tasks import Example, Form, Score, Task, Use
 from nabi.tasks._spans import Found, Window, best_spans, document_sum, log_sum
@@ -205,15 +206,15 @@ class QuestionAnswering(Task):
         chosen = logits.gather(0, firsts[:, None] + aims)
         return {"span": (total.log() + high - chosen).sum() / 2}
 
-    def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
-        """(row id, the logits of start and of end, one each a token)."""
+    def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Array]]:
+        """(row id, (2, T) the logits of start and of end)."""
         for batch in batches:
             head: Any = self.span
             part = run.part(batch, head.spec.reads)
             logits = head.read(run, batch).cpu().split(run.layout(batch, head.spec.reads).lengths)
             for row, example, each in zip(part.ids, part.example.tolist(), logits, strict=True):
                 if example != FILLER:
-                    yield row, each.t().tolist()
+                    yield row, each.t().numpy().copy()  # not a view, which would keep the whole batch
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
@@ -229,7 +230,7 @@ class QuestionAnswering(Task):
         impossible = fitted is not None if options.handle_impossible_answer is None else options.handle_impossible_answer
         merge = options.merge or self.settings.merge
         windows: list[Window] = [row.notes["window"] for row in rows]
-        logits = [np.array(reading) for reading in readings]  # (2, T) each
+        logits = [np.asarray(reading, dtype=np.float64) for reading in readings]  # (2, T) each
         silent = [each[:, window.null] for each, window in zip(logits, windows, strict=True)]
         null = min(silent, key=lambda each: float(each.sum()))  # of the window that is least sure that it has no answer (Devlin et al. 2018, section 4.3)
         takes_part = windows[0].classifies or impossible or merge == "document"  # without a token of its own, v4 leaves the place out

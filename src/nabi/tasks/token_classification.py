@@ -19,7 +19,7 @@ from torch import Tensor
 from nabi.batch import FILLER, Batch, Row, Target
 from nabi.errors import CheckpointError, DataError, OptionError, unknown
 from nabi.inputs import Inputs, Long
-from nabi.metrics.detail import Detail
+from nabi.metrics.detail import Array, Detail
 from nabi.metrics.tagged import OUTSIDE, Entity, Tagged, TaggedScore, entities, parts_of
 from nabi.nn.body import Run
 from nabi.tasks import Example, Score, Task, Use
@@ -246,18 +246,18 @@ class TokenClassification(Task):
         logits = self.token.read(run, batch)  # type: ignore[operator,union-attr]
         return {"tags": F.cross_entropy(logits, batch.targets["tags"], ignore_index=IGNORED, reduction="sum")}
 
-    def read(self, run: Run, batches: Iterable[Batch], options: TokenOptions) -> Iterator[tuple[int, list[list[float]]]]:
-        """(row id, the logits of each token)."""
+    def read(self, run: Run, batches: Iterable[Batch], options: TokenOptions) -> Iterator[tuple[int, Array]]:
+        """(row id, (T, C) the logits of each token)."""
         for batch in batches:
             part = run.part(batch, "text")
             logits = torch.split(self.token.read(run, batch).cpu(), list(part.layout.lengths))  # type: ignore[operator,union-attr]
             for row, example, own in zip(part.ids, part.example.tolist(), logits, strict=True):
                 if example != FILLER:
-                    yield row, own.tolist()
+                    yield row, own.numpy().copy()  # not a view, which would keep the whole batch
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
-    def answer(self, readings: Sequence[list[list[float]]], rows: Sequence[Row], example: Example, options: TokenOptions) -> dict[str, Any]:
+    def answer(self, readings: Sequence[Array], rows: Sequence[Row], example: Example, options: TokenOptions) -> dict[str, Any]:
         """``{"entities", "windows", "truncated"}``; of a list of words also ``tags``, one a word, and the ``text`` that offsets are in.
 
         An entity is ``{"label", "score", "text", "start", "end", "surface"}``; ``surface`` has the particle that ``text`` lacks. With one of the
@@ -265,8 +265,7 @@ class TokenClassification(Task):
         """
         told = rows[0].notes
         text, words, stride = told["text"], told["words"], told["stride"]
-        windows = [softmax([reading[i] for i in row.notes["content"]] or [[0.0] * len(self.labels)]) for reading, row in zip(readings, rows, strict=True)]
-        windows = [scores[: len(row.notes["content"])] for scores, row in zip(windows, rows, strict=True)]
+        windows = [softmax(reading[row.notes["content"]]) for reading, row in zip(readings, rows, strict=True)]
         owned = owners([len(scores) for scores in windows], stride)
         offsets = _merged([row.notes["offsets"] for row in rows], owned, stride)
         scores = torch.cat([torch.from_numpy(s) for s in _cut(windows, owned, stride)]).numpy()

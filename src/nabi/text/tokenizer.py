@@ -332,7 +332,7 @@ class Tokenizer:
         for i, (start, end) in enumerate(offsets):
             if start == end or sequence[i] != side:
                 continue
-            while end < length and end not in starts and _joins(text[end]):
+            while ids[i] != self.mask_id and end < length and end not in starts and _joins(text[end]):  # a mask is itself alone
                 end += 1
             if self._blank:
                 if ids[i] in self._blank and i < last and sequence[i + 1] == side and offsets[i + 1][0] < end:
