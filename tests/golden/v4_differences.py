@@ -98,7 +98,8 @@ def folder(name: str, base: Path) -> Path:
         return written.folder("gpt2", path)
     if name == "bare":
         read.folder("encoder", path)
-        save_file({n: x for n, x in load_file(path / "model.safetensors").items() if not n.startswith("classifier")}, path / "model.safetensors", {"format": "pt"})
+        tensors = {n: x for n, x in load_file(path / "model.safetensors").items() if not n.startswith("classifier")}
+        save_file(tensors, path / "model.safetensors", {"format": "pt"})
         return path
     return read.folder(name, path)
 
@@ -128,7 +129,7 @@ def main() -> None:
                     told: dict[str, Any] = {"answer": plain(transformers.pipeline(task, model=str(folders[model]), device="cpu")(*args, **options))}
                 except (KeyboardInterrupt, SystemExit):
                     raise
-                except BaseException as problem:  # a panic of the tokenizer's library is no Exception
+                except BaseException as problem:  # noqa: BLE001  a panic of the tokenizer's library is no Exception
                     told = {"error": type(problem).__name__}
                 found = {"difference": difference, "task": task, "model": model, "args": args, "options": options, **told}
                 lines.append(json.dumps(found, ensure_ascii=False))
