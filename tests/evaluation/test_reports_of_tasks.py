@@ -25,6 +25,7 @@ from tasks.tagged import tokens
 from tasks.written import command
 from training.small import rows, vocabulary
 
+pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer takes Hangul")
 QUICK = ("--set", "plan.steps=4", "--set", "plan.batch=4")
 
 
@@ -120,8 +121,8 @@ def test_an_evaluation_writes_a_page_and_its_detail_has_the_scores_figures(task:
     found = evaluate(model, data, keep=True)
     assert found.kept is not None
     figures = found.kept.detail.figures(np.ones((1, found.rows)))
-    assert found.metrics == pytest.approx(facts["metrics"])
-    assert {name: float(value[0]) for name, value in figures.items()} == pytest.approx(found.metrics)
+    assert found.metrics == pytest.approx(facts["metrics"], abs=1e-6)
+    assert {name: float(value[0]) for name, value in figures.items()} == pytest.approx(found.metrics, abs=1e-6)
     some = found.kept.detail.take([0, 2, 2])
     weights = np.zeros((1, found.rows))
     weights[0, [0, 2]] = 1, 2
@@ -160,7 +161,92 @@ def test_bad_rows_end_with_2_and_name_the_row(task: str, trained: Trained, tmp_p
     assert not (tmp_path / "out" / "config.json").exists()
 
 
-# ---- the details by themselves -------------------------------------------------------------------------------------------------------------------------------
+# ---- the doctor and the bench ---------------------------------------------------------------------------------------------------------------------------
+
+
+def said(path: Path, *more: Any) -> dict[str, Any]:
+    """The doctor's findings by code, after checking its exit code."""
+    code, told, problem = command("doctor", path, *more, "--json")
+    found = {f["code"]: f for f in json.loads(told)["findings"]}
+    assert code == any(f["severity"] == "error" for f in found.values()), problem
+    return found
+
+
+# task -> (rows that have a flaw, their indexes by code)
+FLAWS: dict[str, tuple[list[dict[str, Any]], dict[str, tuple[int, ...]]]] = {
+    "token_classification": (
+        [{"tokens": ["Ada", "met"], "tags": ["B-PER", "O"]}, {"tokens": ["Ada", "met"], "tags": ["B-PER", "O"]},
+         {"tokens": ["a", "b"], "tags": ["O"]},
+         {"tokens": ["in", "York"], "tags": ["O", "I-LOC"]}, {"tokens": ["Ada", "met"], "tags": ["O", "O"]}, {"tokens": [" "], "tags": ["O"]},
+         {"tokens": ["a"] * 3000, "tags": ["O"] * 3000}],
+        {"unreadable": (2,), "broken_tags": (3,), "conflicting_labels": (0, 1, 4), "empty_texts": (5,), "long_texts": (6,), "entities": ()},
+    ),
+    "question_answering": (
+        [{"question": "where ?", "context": "by the river", "answers": [{"text": "river", "start": 7}]},
+         {"question": "where ?", "context": "by the river", "answers": [{"text": "river", "start": 7}]},
+         {"question": "who ?", "context": "by the river", "answers": [{"text": "river", "start": 3}]},
+         {"question": "why ?", "context": "by the river", "answers": []}, {"question": "why ?", "context": "  ", "answers": []},
+         {"question": "how ?", "context": "caf\u00c3\u00a9", "answers": [{"text": "tea"}]}],
+        {"unreadable": (2, 5), "duplicates": (1,), "no_answers": (3, 4), "empty_texts": (4,), "encoding": (5,)},
+    ),
+    "multiple_choice": (
+        [*({"question": f"q{i}", "choices": ["a", "b"], "label": 0} for i in range(6)), {"question": "x", "choices": ["a"], "label": 0},
+         {"question": "y", "choices": ["a", "b"], "label": 1}, {"question": "q0", "choices": ["a", "b"], "label": 0}],
+        {"unreadable": (6,), "imbalance": (0, 1, 2, 3, 4, 5, 8), "duplicates": (8,)},
+    ),
+    "next_sentence": (
+        [{"text": f"a{i}", "next": "b", "is_next": True} for i in range(4)] + [{"text": "c", "next": "d", "is_next": "?"}],
+        {"unreadable": (4,)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", FLAWS)
+def test_the_doctor_finds_the_flaws_of_each_tasks_data(task: str, tmp_path: Path) -> None:
+    data, wanted = FLAWS[task]
+    found = said(write(tmp_path / "data.jsonl", data))
+    assert {code: tuple(found[code].get("rows", ())) for code in wanted if code in found} == wanted, found
+    assert not {"missing_label", "rare_labels", "mixed_label_types"} & set(found)
+    assert all("unreadable" not in code or "line" in f["message"] for code, f in found.items())
+
+
+@pytest.mark.parametrize("task", [name for name in DATA if name not in ("fill_mask", "zero_shot_classification", "pretraining")])
+def test_the_doctor_has_nothing_against_good_data(task: str, tmp_path: Path, trained: Trained) -> None:
+    data = write(tmp_path / "data.jsonl", DATA[task][0])
+    found = said(data)
+    assert "clean" in found and {f["severity"] for f in found.values()} == {"info"}, found
+    assert "clean" in said(data, "--model", trained(task)), "in the tokens of a model too"
+    if task == "token_classification":
+        assert found["entities"]["message"] == "24 entities in 12 rows: 'PER' 12, 'LOC' 12."
+
+
+def test_the_doctor_is_told_a_task_that_columns_do_not_tell(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [{"text": "one text"}, {"text": "one text"}, {"text": ""}])
+    assert {"duplicates", "empty_texts"} <= set(said(data, "--task", "fill-mask"))
+    for more, words in ((("--task", "fil-mask"), "Did you mean 'fill_mask'"), ((), "no column 'label'"), (("--task", "feature-extraction"), "no rows")):
+        code, told, problem = command("doctor", data, *more)
+        assert code == 2 and words in problem and not told, problem
+    assert command("doctor", "--task", "ner")[0] == 2
+
+
+def test_the_doctor_finds_dev_rows_that_stand_in_train(tmp_path: Path) -> None:
+    data = DATA["token_classification"][0]
+    found = said(write(tmp_path / "a.jsonl", data), "--dev", write(tmp_path / "b.jsonl", data[:2]))
+    assert found["leakage"]["severity"] == "error" and found["leakage"]["rows"] == [0, 1]
+
+
+@pytest.mark.parametrize("task", [name for name in DATA if name != "text_classification"])
+def test_bench_measures_models_of_each_task(task: str, trained: Trained) -> None:
+    out = trained(task)
+    for more in ((), ("--data", out.parent / "data.jsonl")):
+        code, told, problem = command("bench", out, *more, "--seconds", "0.2", "--json")
+        assert code == 0, problem
+        found = json.loads(told)
+        assert found["task"] == task and [v["name"] for v in found["variants"]] == ["fp32", "fp32 prepared", "bf16 prepared"] and found["rows"] >= 8
+        assert (found["variants"][0]["metrics"] is not None) == bool(more)
+
+
+# ---- the details by themselves --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_choice_of_classes_has_the_figures_of_the_confusion_score() -> None:
