@@ -302,14 +302,17 @@ def inspect(model: str, plugins: tuple[str, ...], as_json: bool) -> None:
 @click.argument("target", required=False, metavar="[MODEL | DATA]")
 @click.option("--dev", metavar="FILE", help="Dev rows, to find those that also stand in DATA.")
 @click.option("--model", metavar="MODEL", help="Measure the texts of DATA in the tokens of this model.")
+@click.option("--task", metavar="NAME", help="What DATA is for; the model's task, or what its columns tell, if not given.")
 @_columns
 @_plugin
 @_json
-def doctor(target: str | None, dev: str | None, model: str | None, columns: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+def doctor(
+    target: str | None, dev: str | None, model: str | None, task: str | None, columns: str | None, plugins: tuple[str, ...], as_json: bool
+) -> None:
     """Look for trouble: in the machine, in a MODEL folder, or in a DATA file; exit code 1 if an error was found."""
     from nabi.inspection import check
 
-    findings = check(target, dev, _pairs(columns), plugins, model)
+    findings = check(target, dev, _pairs(columns), plugins, model, task)
     if as_json:
         _print_json({"target": target or "machine", "findings": findings})
     else:

@@ -112,7 +112,7 @@ def test_checkpoints_of_the_incumbent_answer_alike_both_ways(model_type: str, cl
 
 
 def test_a_list_of_one_text_gives_a_list(filling: Callable[..., Pipeline]) -> None:
-    """Another than v4, which takes the list away."""
+    """Another than v4, which takes the list away: docs/differences.md."""
     pipe, text = filling("bert"), "good [MASK]"
     assert pipe([text]) == [pipe(text)] and next(iter(pipe(iter([text])))) == pipe(text)
 

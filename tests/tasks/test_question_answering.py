@@ -1,14 +1,6 @@
 """Question answering: version 4's answers, windows, offsets, training, the threshold of no answer, Korean particles, and what is refused.
 
-Where we differ from the incumbent on purpose:
-
-1. ``align_to_words`` is ``auto``: a word of Hangul, Kana, Han or Thai letters is no unit of an answer there (a particle is not swallowed).
-2. Spans of probability 0 (an empty text, an end before its start, the classification token) are no answers, so there may be fewer than ``top_k``;
-   where there is none at all, the answer is that there is none, not ``[]``.
-3. ``max_question_len`` cuts a long question, and only if it is given; version 4 takes 64 and, with fast tokenizers, ignores it.
-4. A model without a classification token has its place of no answer at the first special token, or the first; version 4's score of it is always 0.
-5. An answer neither begins nor ends with the white space that byte-level tokens carry.
-6. Without ``doc_stride`` the windows overlap less where 128 tokens do not fit beside the question; version 4 fails.
+Where we differ from the incumbent on purpose is in docs/differences.md.
 """
 
 from __future__ import annotations
@@ -24,6 +16,7 @@ import pytest
 import torch
 
 import nabi
+from golden.v4_differences import AS_V4
 from nabi import checkpoint, tasks
 from nabi.errors import DataError, InputError, OptionError, UserError
 from nabi.evaluation import evaluate
@@ -61,7 +54,7 @@ def gap(a: Any, b: Any) -> float:
 
 def asked(model: Model, case: dict[str, Any]) -> Any:
     options = {name: value for name, value in case["options"].items() if name != "padding"}
-    return nabi.pipeline("question-answering", model, particles="keep")(*case["args"], **options)
+    return nabi.pipeline("question-answering", model, **AS_V4["particles"])(*case["args"], **options)
 
 
 # ---- version 4 -------------------------------------------------------------------------------------------------------------------------------

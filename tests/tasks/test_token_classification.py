@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import nabi
+from golden.v4_differences import AS_V4
 from nabi import Plan, checkpoint, evaluate, fit
 from nabi.errors import DataError, InputError, OptionError, UserError
 from nabi.model import Model, largest_gap
@@ -42,8 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def answered(case: dict[str, Any], tagger: Pipe, seed: int = 0) -> Any:
-    # without a stride version 4 reads the beginning of a text and does not say so; we read it whole
-    cut = {} if "stride" in case["options"] else {"long": "truncate"}
+    cut = {} if "stride" in case["options"] else AS_V4["long_texts"]
     return tagger(case["model"], seed)(case["given"], **cut, **case["options"])  # type: ignore[arg-type]
 
 

@@ -130,7 +130,7 @@ def test_parity_would_see_another_order_of_merges(folders: Callable[[str], Path]
     head, *lines = (folder / "merges.txt").read_text("utf-8").splitlines()
     (folder / "merges.txt").write_text("\n".join([head, *reversed(lines)]) + "\n", "utf-8")
     theirs = transformers.AutoTokenizer.from_pretrained(folders("roberta"))
-    assert len(compare(Tokenizer.load(folder), theirs, texts(60))[1]) > 30
+    assert len(compare(Tokenizer.load(folder), theirs, texts(60))[1]) >= 30
 
 
 def test_parity_would_see_another_normaliser(folders: Callable[[str], Path], tmp_path: Path) -> None:

@@ -37,5 +37,26 @@ def test_no_more_goes_than_is_allowed() -> None:
     assert stem_end("서울에서", 0, 4) == 2 and stem_end("서울에서", 0, 4, least=2) == 4 and stem_end("서울에서", 0, 4, least=1) == 2
 
 
+def test_the_list_has_the_particles_of_the_grammar() -> None:
+    cases = "이 가 은 는 을 를 의 에 에서 에게 한테 께 께서 에게서 한테서 으로 로 으로서 로서 으로써 로써 와 과 랑 이랑 하고"
+    others = "도 만 까지 부터 보다 처럼 만큼 마다 조차 마저 밖에 라도 이라도 이나 이란 란 이든지 든지 대로 뿐 커녕"
+    assert set(cases.split()) | set(others.split()) <= set(PARTICLES)
+    assert not {"나", "야", "아", "여", "든", "엔"} & set(PARTICLES)  # they end names more often: 유나, 소니야, 치엔
+
+
+def test_a_particle_stands_behind_the_syllables_that_it_fits() -> None:
+    for open_, closed in (("는", "은"), ("가", "이"), ("를", "을"), ("와", "과"), ("랑", "이랑"), ("라도", "이라도"), ("로", "으로")):
+        assert stem_end(f"나비{open_}", 0, 2 + len(open_)) == 2 and stem_end(f"나비{closed}", 0, 2 + len(closed)) != 2
+        assert stem_end(f"부산{closed}", 0, 2 + len(closed)) == 2 and stem_end(f"부산{open_}", 0, 2 + len(open_)) != 2
+    assert stem_end("서울로", 0, 3) == 2 and stem_end("서울으로", 0, 4) != 2  # behind ㄹ as behind a vowel
+
+
+@pytest.mark.parametrize("form", sorted(PARTICLES))
+def test_each_particle_goes_whole_and_a_lone_one_stays(form: str) -> None:
+    noun = {"any": "하늘", "consonant": "부산", "vowel": "나비", "soft": "나비", "hard": "부산"}[PARTICLES[form]]
+    assert stem_end(noun + form, 0, len(noun + form)) == len(noun), "longest match"
+    assert 0 < stem_end(form, 0, len(form)) <= len(form), "never empty"
+
+
 def test_the_list_is_closed_and_each_form_is_hangul() -> None:
     assert len(PARTICLES) > 80 and all("\uac00" <= c <= "\ud7a3" for form in PARTICLES for c in form)

@@ -19,7 +19,7 @@ from nabi.data.split import folded
 from nabi.data.tables import SURROGATE, Table
 from nabi.errors import shortened
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "info"]
 Length = Callable[[str, str | None], int]
 LONG = 2000
 IMBALANCE = 5

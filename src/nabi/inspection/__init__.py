@@ -26,12 +26,13 @@ def check(
     columns: Mapping[str, str] | None = None,
     plugins: Iterable[str | Path | ModuleType] = (),
     model: str | None = None,
+    task: str | None = None,
 ) -> list[Finding]:
     """What ``nabi doctor`` finds: dicts with severity (error, warning, info), code, message and fix; of data also rows.
 
     Args:
         target: a model (folder, shipped name, cached id), a data file, or None for the machine.
-        dev, columns, model: as for :func:`check_data`.
+        dev, columns, model, task: as for :func:`check_data`.
         plugins: files with families and tasks of your own.
 
     Raises:
@@ -39,8 +40,8 @@ def check(
         UserError: a file can't be read, or ``model`` can't be loaded.
     """
     if target is not None and not is_model(target):
-        return check_data(target, dev, columns, model, plugins)
-    if given := [name for name, value in (("--dev", dev), ("--columns", columns), ("--model", model)) if value is not None]:
+        return check_data(target, dev, columns, model, plugins, task)
+    if given := [name for name, value in (("--dev", dev), ("--columns", columns), ("--model", model), ("--task", task)) if value is not None]:
         what = "a model" if target else "no target, which is the machine,"
         raise OptionError(f"{', '.join(given)} goes with a data file, and {what} was given", value=target, fix="name the data file first")
     return check_machine() if target is None else check_model(target, plugins)

@@ -7,6 +7,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from nabi.data import Table, check_labelled, read_table
 from nabi.data.checks import LONG, Length
 from nabi.inspection.facts import opened
 from nabi.inspection.findings import Finding, finding, ordered
+from nabi.inspection.rows import check_rows, task_of
 from nabi.model import Model
 from nabi.text import Tokenizer
 from nabi.weights.sources import resolve
@@ -30,6 +32,7 @@ def check_data(
     columns: Mapping[str, str] | None = None,
     model: str | None = None,
     plugins: Iterable[str | Path | ModuleType] = (),
+    task: str | None = None,
 ) -> list[Finding]:
     """What is wrong with a labelled file; ``rows`` of each finding are the indexes concerned.
 
@@ -39,6 +42,7 @@ def check_data(
         columns: our column name -> the file's.
         model: measures the texts in its tokens and knows which labels it has; None measures characters.
         plugins: files with families and tasks of your own.
+        task: what the rows are for; the model's task, or what the columns tell, if None.
 
     Raises:
         DataError: a file can't be read as a table.
@@ -55,17 +59,25 @@ def check_data(
         limit = loaded.inputs.max_length if isinstance(loaded, Model) else min(loaded.limits.get("text", 1 << 30), tokenizer.max_length or 1 << 30)
         length = _tokens(tokenizer, limit)
         names = getattr(loaded.task, "labels", None) if isinstance(loaded, Model) else None
+        task = task or (loaded.task.name if isinstance(loaded, Model) else None)
+    kind = task_of(table.columns, task)
+    classified = kind.name in ("text_classification", "zero_shot_classification")
+    if kind.name != "text_classification":
+        names = None
     found: list[Finding] = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        for each in check_labelled(table, held_out, length=length, limit=limit):
+        look = check_labelled if classified else partial(check_rows, kind)
+        for each in look(table, held_out, length=length, limit=limit):
             path, source = (dev, held_out) if each.code in OF_DEV else (data, table)
             command = _without(path, source, each.rows) if each.code in LEFT_OUT and path and source else ""
             found.append({**asdict(each), "fix": f"{each.fix}: {command}" if command else each.fix})
     found += [finding("warning", "tokenizer", f"{warning.message}.") for warning in said]
     if names is not None:
         found += _other_labels(table, names, str(model))
-    return ordered(found) or [finding("info", "clean", f"{table.name}: {len(table):,} rows, nothing found.")]
+    if any(each["severity"] != "info" for each in found):
+        return ordered(found)
+    return [*found, finding("info", "clean", f"{table.name}: {len(table):,} rows, nothing found.")]
 
 
 def _tokens(tokenizer: Tokenizer, limit: int) -> Length:

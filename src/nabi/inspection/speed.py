@@ -22,6 +22,7 @@ from nabi.data import read_table
 from nabi.errors import MissingHeadError, OptionError
 from nabi.inspection.machine import cpu
 from nabi.model import Model, largest_gap
+from nabi.tasks import Use
 from nabi.weights.sources import resolve
 
 VARIANTS = {"fp32": None, "fp32 prepared": "fp32", "bf16 prepared": "bf16"}
@@ -44,7 +45,7 @@ def measure(
 
     Args:
         model: a folder or shipped name; a bare encoder is measured with a fresh head of two labels.
-        data: rows to answer; sentences of our own, of 4 to about 250 words, if None.
+        data: rows to answer; sentences of our own, of 4 to about 250 words, or the examples of a task that reads none, if None.
         columns: our column name -> the file's.
         plugins: files with families and tasks of your own.
         seconds: about how long to measure, loading aside; at least one round is always measured.
@@ -55,7 +56,7 @@ def measure(
         ``{"median", "min", "max"}``, of latency ``{"median", "p95", "calls"}``. ``ratio`` is pair by pair against fp32.
 
     Raises:
-        OptionError: the task answers no plain texts, and no data was given; ``seconds`` is not positive.
+        OptionError: ``seconds`` is not positive.
         UserError: the model or the data can't be read.
     """
     if not seconds > 0:
@@ -73,7 +74,7 @@ def measure(
         prepare[variant] = time.perf_counter() - began
     end = time.perf_counter() + seconds
     examples = _fitting(variants, examples, seconds * (1 - SINGLE) / (ROUNDS + 1))
-    rows = [row for i, example in enumerate(examples) for row in loaded.encode(example, options, number=i)]
+    rows = [row for i, example in enumerate(examples) for row in loaded.encode(example, options, _use(loaded), number=i)]
     sizes = sorted(row.tokens for row in rows)
     differences, peaks = _compared(variants, rows, options)
     latencies = _single(variants, examples, min(seconds * SINGLE, end - time.perf_counter()))
@@ -83,7 +84,7 @@ def measure(
     while not times["fp32"] or time.perf_counter() + sum(max(t) for t in times.values()) < end:
         for variant in order:
             began = time.perf_counter()
-            answers[variant] = list(variants[variant].answers(examples, options))
+            answers[variant] = list(variants[variant].answers(examples, options, use=_use(loaded)))
             times[variant].append(time.perf_counter() - began)
         order = [*order[1:], order[0]]
     found = []
@@ -158,12 +159,19 @@ def _examples(model: Model, data: str | None, columns: Mapping[str, str] | None)
     """Examples, what to call them, and whether they have labels."""
     task = model.task
     if data is None:
-        if task.columns[0] != "text":
-            raise OptionError(f"{task.name} does not read plain texts, so it needs rows to be measured on", fix="give --data FILE")
-        return [{"text": text} for text in texts(ROWS)], "sentences of its own", False
-    table = read_table(data, columns)
-    table.require(task.columns[:1])
-    return list(table), table.name, all(name in table.columns for name in task.columns)
+        own = task.golden_examples()
+        if own[0].keys() <= {"text", "candidate_labels"}:
+            return [{**own[0], "text": text} for text in texts(ROWS)], "sentences of its own", False
+        return [own[i % len(own)] for i in range(ROWS)], "examples of its own", False
+    table = task.opened(read_table(data, columns))
+    needed = task.required(table.columns)
+    table.require(needed[:1])
+    return list(table), table.name, set(needed) <= set(table.columns)
+
+
+def _use(model: Model) -> Use:
+    """What is measured: answers, or where a task fills masks, which texts do not have, what it says of hidden tokens."""
+    return "evaluate" if "masked" in model.task.targets else "predict"
 
 
 def texts(count: int) -> list[str]:
@@ -183,10 +191,10 @@ def _fitting(variants: Mapping[str, Model], examples: list[Mapping[str, Any]], s
     """As many examples, taken evenly, as all variants together answer in this time; measuring it warms them up."""
     few = _evenly(examples, 8)
     for model in variants.values():
-        list(model.answers(few))  # the first call of a layer prepares its kernels
+        list(model.answers(few, use=_use(model)))  # the first call of a layer prepares its kernels
     began = time.perf_counter()
     for model in variants.values():
-        list(model.answers(few))
+        list(model.answers(few, use=_use(model)))
     each = (time.perf_counter() - began) / len(few)
     return _evenly(examples, max(8, int(seconds / each)))
 
@@ -213,7 +221,7 @@ def _single(variants: Mapping[str, Model], examples: Sequence[Any], seconds: flo
         example = examples[number * 7 % len(examples)]
         for name, model in variants.items():
             began = time.perf_counter()
-            list(model.answers([example]))
+            list(model.answers([example], use=_use(model)))
             times[name].append(1000 * (time.perf_counter() - began))
         number += 1
     times = {name: each[1:] for name, each in times.items()}

@@ -208,6 +208,54 @@ class Modelled(_Rows):
         return [Section("Rows of text", [spread, Table(("", "in all"), rows, "Perplexity is by token, bits are by byte of UTF-8.")])]
 
 
+class Hidden(_Rows):
+    """What a masked language model says of each row: nats, tokens that were hidden, how many of them it finds; and whether it knew the pair.
+
+    Args:
+        fields: columns of a row that a report shows.
+        pairs: rows are pairs of which the second text is the next or not.
+    """
+
+    width = 4
+
+    def __init__(self, fields: tuple[str, ...] = ("text",), pairs: bool = False) -> None:
+        super().__init__(fields)
+        self._pairs = pairs
+
+    def add(self, answer: Any, truth: Any = None) -> None:
+        """One row: (nats, tokens, right), and whether the pair was known; None if rows are no pairs."""
+        self._numbers.extend((*answer, float(bool(truth))))
+
+    def take(self, rows: Sequence[int]) -> Hidden:
+        """These rows alone."""
+        taken = Hidden(self.fields, self._pairs)
+        self._fill(taken, rows)
+        return taken
+
+    def figures(self, weights: Array) -> dict[str, Array]:
+        """perplexity, accuracy of hidden tokens; of pairs also next_accuracy; each (B,)."""
+        nats, tokens, right, known = (weights @ self.numbers).T
+        found = {"perplexity": np.exp(np.minimum(nats / np.maximum(tokens, 1), 700.0)), "accuracy": right / np.maximum(tokens, 1)}
+        return {**found, "next_accuracy": known / weights.sum(axis=1)} if self._pairs else found
+
+    def verdicts(self) -> Verdicts:
+        """Loss is the row's nats by token."""
+        nats, tokens, right, _ = self.numbers.T
+        told = [f"{r:,.0f} found, {n:,.1f} nats" for r, n in zip(right, nats, strict=True)]
+        return Verdicts(loss=nats / np.maximum(tokens, 1), right=None, truth=[f"{t:,.0f} hidden tokens" for t in tokens], predicted=told)
+
+    def facts(self) -> dict[str, float]:
+        """Totals: nats, tokens that were hidden, tokens that were found."""
+        return dict(zip(("nats", "hidden", "found"), self.numbers[:, :3].sum(axis=0).tolist(), strict=True))
+
+    def sections(self, intervals: Intervals) -> list[Section]:
+        """How nats by token spread over the rows, and the totals that the figures are made of."""
+        rows = [(name, value if name == "nats" else int(value)) for name, value in self.facts().items()]
+        each = self.verdicts().loss
+        spread = _spread("Nats by hidden token of a row", each, float(each.max(initial=1.0)))
+        return [Section("Hidden tokens", [spread, Table(("", "in all"), rows, "Each row hides the same tokens in every evaluation.")])]
+
+
 def _spread(title: str, values: Array, highest: float) -> Bars:
     counts, edges = np.histogram(values, bins=BINS, range=(0.0, highest))
     return Bars(title, title, edges.tolist(), counts.tolist())

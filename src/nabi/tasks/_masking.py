@@ -18,6 +18,7 @@ from torch import Tensor
 from nabi.batch import FILLER, Batch, Row
 from nabi.data.corrupt import masked
 from nabi.errors import OptionError, TokenizerError
+from nabi.metrics.written import Hidden
 from nabi.nn.body import Run
 from nabi.nn.heads import Head
 from nabi.nn.losses import CHUNK, linear_cross_entropy
@@ -138,6 +139,14 @@ class MaskedScore:
         """perplexity, accuracy."""
         tokens = max(self._tokens, 1)
         return {"perplexity": _perplexity(self._nats, tokens), "accuracy": self._right / tokens}
+
+
+class MaskedAnswers(Hidden):
+    """The same row by row."""
+
+    def add(self, answer: Any, truth: Any = None) -> None:
+        """One answer, as for :class:`MaskedScore`."""
+        super().add((answer["nats"], answer["tokens"], answer["right"]))
 
 
 def _perplexity(nats: float, tokens: int) -> float:

@@ -17,6 +17,7 @@ from nabi.batch import FILLER, Batch, Row, Target
 from nabi.data.corrupt import IGNORED
 from nabi.errors import DataError, InputError, OptionError, unknown
 from nabi.inputs import Inputs, Long
+from nabi.metrics.detail import Detail
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
 from nabi.tasks import Example, Score, Task, Use, _masking
@@ -208,6 +209,10 @@ class FillMask(Task):
 
     def score(self) -> Score:
         return _masking.MaskedScore()
+
+    def detail(self, options: FillMaskOptions) -> Detail:
+        """What a report is made of."""
+        return _masking.MaskedAnswers(self.columns)
 
     def golden_examples(self) -> list[Example]:
         return [example for example in super().golden_examples() if example["text"]]

@@ -18,6 +18,8 @@ from torch import Tensor
 from nabi.batch import Batch, Row, Target
 from nabi.errors import DataError, InputError, MissingHeadError
 from nabi.inputs import Inputs, Long
+from nabi.metrics.chosen import Chosen
+from nabi.metrics.detail import Detail
 from nabi.nn.body import Run
 from nabi.nn.heads import Head
 from nabi.tasks import Example, Form, NoSettings, Score, Task, Use
@@ -133,6 +135,10 @@ class MultipleChoice(Task):
     def score(self) -> Score:
         return _Accuracy()
 
+    def detail(self, options: ChoiceOptions) -> Detail:
+        """What a report is made of."""
+        return _Answers(None, ("context", "question", "choices"))
+
     def golden_examples(self) -> list[Example]:
         return [{"question": example["text"], "choices": ["good", "나비", "WINNER"]} for example in super().golden_examples()]
 
@@ -159,6 +165,12 @@ class _Accuracy:
 
     def result(self) -> dict[str, float]:
         return {"accuracy": self._right / self._rows if self._rows else 0.0}
+
+
+class _Answers(Chosen):
+    def add(self, answer: Any, truth: Any) -> None:
+        scores = {str(number): score for number, score in enumerate(answer["scores"])}  # two choices may have one text
+        super().add((str(answer["label"]), scores), str(truth))
 
 
 def _choices(example: Example, where: str) -> list[str]:

@@ -18,6 +18,8 @@ from nabi.batch import Batch, Row, Target
 from nabi.errors import DataError, InputError, OptionError
 from nabi.inputs import Inputs
 from nabi.metrics import ConfusionScore
+from nabi.metrics.classified import Classified
+from nabi.metrics.detail import Detail
 from nabi.nn.body import Run
 from nabi.nn.heads import Head
 from nabi.tasks import Example, Score, Task, Use
@@ -83,6 +85,10 @@ class NextSentence(Task):
     def score(self) -> Score:
         return NextScore()
 
+    def detail(self, options: NextSentenceOptions) -> Detail:
+        """What a report is made of."""
+        return _Answers(NAMES, ("text", "next"))
+
     def golden_examples(self) -> list[Example]:
         texts = [example["text"] for example in super().golden_examples()]
         return [{"text": text, "next": other} for text, other in zip(texts, [*texts[1:], texts[0]], strict=True)]
@@ -106,6 +112,11 @@ class NextScore(ConfusionScore):
     def add(self, answer: Any, truth: Any) -> None:  # type: ignore[override]
         """One answer and whether the text is the next."""
         super().add(answer["label"], NAMES[not truth], answer["score"])
+
+
+class _Answers(Classified):
+    def add(self, answer: Any, truth: Any) -> None:
+        super().add([math.log(max(p, 1e-300)) for p in answer["scores"].values()], NAMES[not truth])
 
 
 def told(logits: Sequence[float]) -> dict[str, Any]:

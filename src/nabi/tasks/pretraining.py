@@ -15,6 +15,8 @@ from nabi.batch import FILLER, Batch, Row, Target
 from nabi.data.corrupt import IGNORED
 from nabi.errors import DataError
 from nabi.inputs import Inputs
+from nabi.metrics.detail import Detail
+from nabi.metrics.written import Hidden
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
 from nabi.tasks import Example, Score, Use, _masking
@@ -104,6 +106,15 @@ class Pretraining(NextSentence):
 
     def score(self) -> Score:
         return _Score()
+
+    def detail(self, options: NextSentenceOptions) -> Detail:
+        """What a report is made of."""
+        return _Answers(("text", "next"), pairs=True)
+
+
+class _Answers(Hidden):
+    def add(self, answer: Any, truth: Any = None) -> None:
+        super().add((answer["nats"], answer["tokens"], answer["right"]), answer["is_next"] == truth)
 
 
 class _Score:

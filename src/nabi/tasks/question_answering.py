@@ -167,7 +167,7 @@ class QuestionAnswering(Task):
 
     def _aimed(self, rows: list[Row], example: Example, options: AnsweringOptions, where: str) -> list[Row]:
         """The rows that are trained on, with their targets: all that hold an answer whole, and a few of the others."""
-        spans = _spans(example, where)
+        spans = answer_places(example, where)
         held: list[Row] = []
         others: list[Row] = []
         for row in rows:
@@ -420,7 +420,7 @@ def _texts(example: Example, where: str) -> list[str]:
     return [text for text, _ in _answers(example, where)]
 
 
-def _spans(example: Example, where: str) -> list[tuple[int, int]]:
+def answer_places(example: Example, where: str) -> list[tuple[int, int]]:
     """Where the answers lie, the one that most people gave first.
 
     Raises:

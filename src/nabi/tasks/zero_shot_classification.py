@@ -24,6 +24,8 @@ from nabi.batch import Batch, Row, Target
 from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
 from nabi.inputs import Inputs, Long
 from nabi.metrics import ConfusionScore
+from nabi.metrics.chosen import Chosen
+from nabi.metrics.detail import Detail
 from nabi.nn.body import Run
 from nabi.tasks import Example, Form, Score, Task, Use
 
@@ -215,6 +217,10 @@ class ZeroShotClassification(Task):
     def score(self) -> Score:
         return _Chosen(self.settings.candidates)
 
+    def detail(self, options: ZeroShotOptions) -> Detail:
+        """What a report is made of."""
+        return _Answers(self.settings.candidates, (self.columns[0],))
+
     def golden_examples(self) -> list[Example]:
         return [{**example, "candidate_labels": ["good", "나비"]} for example in super().golden_examples() if example["text"]]
 
@@ -250,6 +256,11 @@ class _Chosen(ConfusionScore):
     def add(self, answer: Any, truth: Any) -> None:  # type: ignore[override]
         self.labels = tuple(dict.fromkeys((*self.labels, *sorted(answer["labels"]))))
         super().add(answer["label"], truth, answer["score"])
+
+
+class _Answers(Chosen):
+    def add(self, answer: Any, truth: Any) -> None:
+        super().add((answer["label"], dict(zip(reversed(answer["labels"]), reversed(answer["scores"]), strict=True))), truth)
 
 
 def _hypothesis(template: str, label: str) -> str:

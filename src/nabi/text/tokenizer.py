@@ -4,6 +4,7 @@ The library ``tokenizers`` does the work; files of other forms are turned into i
 
 - a truncation or a padding that is stored in the file never applies, but is saved again as it was found;
 - offsets are repaired where the library's are not the token's own characters (``Tokenizer._exact``);
+- Hangul that is taken apart into letters (NFD, as some file systems write it) is composed before it is read, and offsets still count the text as given;
 - windows and truncation cut one finished encoding, so that they are right with every post-processor;
 - whatever the library raises, panics included, becomes an error that says what to do.
 """
@@ -17,8 +18,9 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nabi.errors import InputError, OptionError, StorageError, TokenizerError
 from nabi.files import whole
@@ -32,9 +34,20 @@ from nabi.text.vetting import rows, vet, vet_loaded
 if TYPE_CHECKING:
     import tokenizers
 
-HANGUL = re.compile("[가-힣]")
+HANGUL = re.compile("[가-힣\u1100-\u11ff]")
+COMMON = "이다는을가에고"  # syllables that each vocabulary of Korean has
+# what NFC makes a syllable of, the vowels and final consonants that are never without it (Unicode 15, section 3.12)
+_LETTERS = re.compile("[\u1161-\u1175\u11a8-\u11c2]")
+_SYLLABLE = re.compile("[\u1100-\u1112][\u1161-\u1175][\u11a8-\u11c2]?|[가-힣][\u11a8-\u11c2]")
 # a character outside of the large blocks where nothing joins the character before it
 UNUSUAL = re.compile("[^\0-\u02ff\u2000-\u20cf\u3000-\u3029\u3030-\u3098\u30a0-\u3130\u3190-\ua66e\uac00-\ud7a3]")
+
+
+class Composed(NamedTuple):
+    """A text as the tokenizer reads it; ``places``: where each of its characters, and its end, lies in the text as given, None if that is the same."""
+
+    text: str
+    places: list[int] | None = None
 
 
 class Tokenizer:
@@ -93,7 +106,7 @@ class Tokenizer:
             # the lone space of byte-level and of SentencePiece vocabularies: without it a space is never part of a token
             self._blank = {self._library.token_to_id(mark) for mark in ("Ġ", "▁")} - {None}
             normalizer = self._library.normalizer
-            self._breaks_hangul = normalizer is not None and "\u1112" in normalizer.normalize_str("한")
+            self._breaks_hangul = self._decomposes = normalizer is not None and "\u1112" in normalizer.normalize_str("한")
         pair = settings.get("source_lang"), settings.get("target_lang")
         self.languages: tuple[str, str] | None = (str(pair[0]), str(pair[1])) if all(isinstance(x, str) for x in pair) else None
         length = settings.get("model_max_length")
@@ -156,7 +169,8 @@ class Tokenizer:
         if pair is not None:
             _check((pair,))
         with Guard(InputError, "the text can't be tokenised", value=text):
-            return self._finished(self._library.encode(text, pair, add_special_tokens=special), text, pair)
+            first, second = self._composed(text), None if pair is None else self._composed(pair)
+            return self._finished(self._library.encode(first.text, second and second.text, add_special_tokens=special), first, second)
 
     def encode_batch(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, special: bool = True) -> list[Encoding]:
         """``encode`` of many texts at once, on all cores.
@@ -168,14 +182,15 @@ class Tokenizer:
         seconds: Sequence[str | None] = [None] * len(firsts) if pairs is None else _listed(pairs)
         if len(firsts) != len(seconds):
             raise InputError("the pairs are not as many as the texts", value=f"{len(firsts)} texts, {len(seconds)} pairs")
-        inputs = firsts if pairs is None else list(zip(firsts, seconds, strict=True))
+        given = [(self._composed(a), None if b is None else self._composed(b)) for a, b in zip(firsts, seconds, strict=True)]
+        inputs = [a.text if b is None else (a.text, b.text) for a, b in given]
         # 10,000 texts make 350,000 offset tuples; a collector that walks through them again and again takes a quarter of the time
         collecting = gc.isenabled()
         gc.disable()
         try:
             with Guard(InputError, "the texts can't be tokenised"):
                 encoded = self._library.encode_batch(inputs, add_special_tokens=special)
-                return [self._finished(*each) for each in zip(encoded, firsts, seconds, strict=True)]
+                return [self._finished(raw, *texts) for raw, texts in zip(encoded, given, strict=True)]
         finally:
             if collecting:
                 gc.enable()
@@ -309,15 +324,40 @@ class Tokenizer:
             self._definition = exact_definition(self._library)
         return self._definition
 
-    def _finished(self, raw: tokenizers.Encoding | Columns, text: str, pair: str | None) -> Encoding:
+    def _composed(self, text: str) -> Composed:
+        """The text as it is read: with its Hangul in syllables, unless the tokenizer itself works on letters."""
+        if text.isascii() or self._decomposes or not _LETTERS.search(text) or self._spells_letters:
+            return Composed(text)
+        parts: list[str] = []
+        places: list[int] = []
+        end = 0
+        for found in _SYLLABLE.finditer(text):
+            syllable = unicodedata.normalize("NFC", found[0])
+            parts += [text[end : found.start()], syllable]
+            places += [*range(end, found.start()), *(found.start() + i for i in range(len(syllable)))]
+            end = found.end()
+        return Composed("".join([*parts, text[end:]]), [*places, *range(end, len(text) + 1)])
+
+    @cached_property
+    def _spells_letters(self) -> bool:
+        """Whether the vocabulary has the letters of Hangul and not its syllables, so that texts are taken apart on purpose."""
+        def unknown(syllable: str) -> bool:
+            return self.unk_id in self._library.encode(syllable, None, add_special_tokens=False).ids
+
+        return sum(map(unknown, COMMON)) > sum(unknown(unicodedata.normalize("NFD", syllable)) for syllable in COMMON)
+
+    def _finished(self, raw: tokenizers.Encoding | Columns, text: Composed, pair: Composed | None) -> Encoding:
         ids, offsets, sequence = raw.ids, raw.offsets, raw.sequence_ids
-        for side, given in enumerate((text, pair)):
-            if given is None:
+        for side, read in enumerate((text, pair)):
+            if read is None:
                 break
+            given = read.text
             if self._blank or (not given.isascii() and UNUSUAL.search(given)):
                 offsets = self._exact(ids, offsets, sequence, side, given)
             if self._breaks_hangul and self.unk_id in ids:
                 self._warn(ids, offsets, sequence, side, given)
+            if (places := read.places) is not None:
+                offsets = [(places[a], places[b]) if of == side else (a, b) for (a, b), of in zip(offsets, sequence, strict=True)]
         return Encoding(ids, raw.type_ids, offsets, raw.word_ids, list(map(bool, raw.special_tokens_mask)), sequence)
 
     def _exact(
