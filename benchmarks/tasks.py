@@ -27,7 +27,7 @@ from machine import machine
 from scipy.stats import spearmanr
 from sklearn.metrics import matthews_corrcoef
 
-from nabi import Plan, fit
+from nabi import Plan, fit, save
 from nabi.config import override
 from nabi.data import Table, read_table
 from nabi.metrics.answered import best_of, word_f1
@@ -197,7 +197,7 @@ def main() -> None:
                     interval = f"{gaps[int(SAMPLES * 0.025)]:+.4f} to {gaps[int(SAMPLES * 0.975)]:+.4f}"
                     told[measure] = theirs(np.arange(rows)), which, interval
             if a.out:
-                run.model.save(a.out / name)
+                save(run.model, a.out / name)
         for measure, values in reached.items():
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             theirs_at, which, interval = told[measure]
