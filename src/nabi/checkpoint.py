@@ -76,7 +76,7 @@ def load(
     """
     _add(plugins)
     _check_device(device)
-    found = _Folder(resolve(model, revision))
+    found = Folder(resolve(model, revision))
     kind = tasks.find(task) if task else found.task()
     result = found.model(kind, found.settings(kind), device, None)
     return result if precision is None else result.prepare(precision)
@@ -104,7 +104,7 @@ def load_for_training(
     """
     _add(plugins)
     _check_device(device)
-    return _Folder(resolve(model, revision)).model(tasks.find(task), settings, device, seed)
+    return Folder(resolve(model, revision)).model(tasks.find(task), settings, device, seed)
 
 
 @_collector_paused()
@@ -118,7 +118,7 @@ def load_body(
         revision: branch, tag or commit of a hub's model.
     """
     _add(plugins)
-    found = _Folder(resolve(model, revision))
+    found = Folder(resolve(model, revision))
     body = found.body(())
     place(body, {n.removeprefix("body."): x for n, x in found.tensors(()).items() if n.startswith("body.")}, dtype=torch.float32, device=device)
     return body.eval()
@@ -240,7 +240,7 @@ class _Ours:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-class _Folder:
+class Folder:
     """A model folder that was opened but not yet loaded."""
 
     def __init__(self, path: Path) -> None:

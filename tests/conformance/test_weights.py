@@ -54,7 +54,7 @@ def test_the_incumbents_folder_is_saved_bit_equal(family: str, kinds: tuple[str,
     heads = families.find(family).body.heads
     sizes = {kind: config_of(family).vocab_size if heads[kind].tied_to else 1 if kind == "choice" else 2 for kind in kinds}
     kind = task_with(kinds, sizes)
-    loaded = checkpoint._Folder(tmp_path / "theirs").model(kind, kind.Settings(), "cpu", None)
+    loaded = checkpoint.Folder(tmp_path / "theirs").model(kind, kind.Settings(), "cpu", None)
     checkpoint.save(loaded, tmp_path / "ours")
     same_bits(tmp_path / "theirs", tmp_path / "ours")
     before, after = (json.loads((tmp_path / side / "config.json").read_text()) for side in ("theirs", "ours"))

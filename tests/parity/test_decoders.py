@@ -59,7 +59,7 @@ def theirs(family: str, model_type: str, end: str, folder: Path, tokenizer: Path
 def of_folder(folder: Path, kinds: tuple[str, ...], outputs: int) -> Model:
     """The folder with these heads."""
     task = task_with(kinds, outputs)
-    return checkpoint._Folder(folder).model(task, task.Settings(), "cpu", None)
+    return checkpoint.Folder(folder).model(task, task.Settings(), "cpu", None)
 
 
 def outputs_of(kind: str) -> int:

@@ -187,7 +187,7 @@ def test_heads_and_gradients_both_ways(family: str, kinds: tuple[str, ...], tmp_
 
     wanted = logits(model)
     task = task_with(kinds, VOCAB if kind == "vocabulary" else 2)
-    ours: Any = checkpoint._Folder(tmp_path / "theirs").model(task, task.Settings(), "cpu", None)
+    ours: Any = checkpoint.Folder(tmp_path / "theirs").model(task, task.Settings(), "cpu", None)
     head: Head = getattr(ours.task, kind)
     found = head.read(Run(ours.body), given)
     controls = {"positions from 1": head.read(Run(ours.body), from_position_one(given))}
@@ -236,7 +236,7 @@ def test_a_class_is_read_from_the_last_end_token(tmp_path: Path, tokenizer: Path
     """A pair has several end tokens; the incumbent takes the last, which ends the row."""
     model = theirs("bart", "ForSequenceClassification", tmp_path, tokenizer, num_labels=2)
     task = task_with(("row",), 2)
-    ours: Any = checkpoint._Folder(tmp_path).model(task, task.Settings(), "cpu", None)
+    ours: Any = checkpoint.Folder(tmp_path).model(task, task.Settings(), "cpu", None)
     pairs = [Row({"text": {"tokens": tokens}}, example=i) for i, tokens in enumerate([[0, 9, EOS, EOS, 8, 7, EOS], [0, EOS, EOS, 8, EOS]])]
     wanted = torch.cat([out.logits for out in one_by_one(model, pairs)])
     assert gap(ours.task.row.read(Run(ours.body), batch(pairs)), wanted) <= TOLERANCE
@@ -270,7 +270,7 @@ def test_second_names_are_loaded_and_saved_back(family: str, tmp_path: Path, tok
     whole = {**tensors, **{name: tensors["model.shared.weight"].clone() for name in seconds}}
     save_file(whole, file, metadata={"format": "pt"})
     task = task_with(("vocabulary",), VOCAB)
-    loaded = checkpoint._Folder(tmp_path / "theirs").model(task, task.Settings(), "cpu", None)
+    loaded = checkpoint.Folder(tmp_path / "theirs").model(task, task.Settings(), "cpu", None)
     checkpoint.save(loaded, tmp_path / "ours")
     saved = load_file(tmp_path / "ours" / "model.safetensors")
     assert saved.keys() == whole.keys() and all(torch.equal(saved[name], x) for name, x in whole.items())
@@ -440,7 +440,7 @@ def test_the_transformer_of_2017_is_saved_under_our_names(tmp_path: Path, tokeni
     checkpoint.save(model, tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     assert saved.keys() == {f"body.{name}" for name in model.body.state_dict()} and "body.embeddings.tokens.weight" in saved
-    opened: Any = checkpoint._Folder(tmp_path).model(task, task.Settings(), "cpu", None)
+    opened: Any = checkpoint.Folder(tmp_path).model(task, task.Settings(), "cpu", None)
     assert opened.origin.config == model.origin.config and opened.body.first == 3
     logits = [of.task.vocabulary.read(Run(of.body), batch(rows())) for of in (model, opened)]
     assert torch.equal(*logits) and logits[0].shape == (sum(TARGETS), VOCAB)

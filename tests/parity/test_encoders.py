@@ -129,7 +129,7 @@ def test_heads_and_gradients_both_ways(family: str, model_type: str, kinds: tupl
         return packed(given, torch.stack([out.start_logits, out.end_logits], -1) if kind == "span" else out.logits)
 
     wanted = logits(model)
-    ours = checkpoint._Folder(tmp_path / "theirs").model(task, task.Settings(), "cpu", None)
+    ours = checkpoint.Folder(tmp_path / "theirs").model(task, task.Settings(), "cpu", None)
     head: Any = getattr(ours.task, kind)
     found = head.read(Run(ours.body), given)
     exchanged = found.flip(0 if kind == "choice" else 1)

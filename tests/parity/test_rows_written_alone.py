@@ -12,7 +12,7 @@ import torch
 from nabi import decoding
 from nabi.batch import batch_of
 from nabi.decoding import Event, Generated
-from nabi.tasks._generating import Piece, _Asked, _Steps
+from nabi.tasks._generating import Piece, Asked, TaskSteps
 from parity.uncached import START
 from parity.written import BASE, EVERY, NEAR, SAME, Count, Pair, alone, rows_of
 
@@ -71,10 +71,10 @@ def continued(pair: Pair, text: Sequence[int], number: int, index: int, before: 
     """What follows ``before`` in answer ``index`` to a text, a new cache in place of the interrupted run's."""
     run, task = pair.mine.run(), pair.mine.task
     prompt = [*(text if pair.decoder_only else [START]), *before]
-    asked = _Asked(prompt, None if pair.decoder_only else list(text), torch.device("cpu"))
+    asked = Asked(prompt, None if pair.decoder_only else list(text), torch.device("cpu"))
     part = str(task.generates)
     (answer,) = decoding.generate(
-        _Steps(run, task._head, part, [asked], pair.mine.body.tables["tokens"]),
+        TaskSteps(run, task._head, part, [asked], pair.mine.body.tables["tokens"]),
         [prompt],
         replace(task.chosen(pair.options(settings)), num_return_sequences=1),
         decoder_only=pair.decoder_only,

@@ -97,7 +97,7 @@ def logits(model: Any, kind: str, given: list[Row]) -> Tensor:
 def opened(folder: Path, kinds: tuple[str, ...], seed: int | None = None, outputs: int = 2) -> Any:
     """Our model of a folder, its task nothing but the heads."""
     task = task_with(kinds, 60 if kinds == ("vocabulary",) else outputs)
-    return checkpoint._Folder(folder).model(task, task.Settings(), "cpu", seed)
+    return checkpoint.Folder(folder).model(task, task.Settings(), "cpu", seed)
 
 
 def same_files(a: Path, b: Path) -> bool:

@@ -106,7 +106,7 @@ def test_heads_over_tokens(cls: str, kind: str, tmp_path: Path, tokenizer: Path)
     out = model(**padded(given))
     wanted = packed(given, out.logits if kind == "token" else torch.stack([out.start_logits, out.end_logits], -1))
     task = task_with((kind,), 2)
-    ours = checkpoint._Folder(tmp_path).model(task, task.Settings(), "cpu", None)
+    ours = checkpoint.Folder(tmp_path).model(task, task.Settings(), "cpu", None)
     head: Any = getattr(ours.task, kind)
     found = head.read(Run(ours.body), given)
     report = {"other segments": gap(head.read(Run(ours.body), flipped(given)), wanted), "the two outputs exchanged": gap(found.flip(1), wanted)}

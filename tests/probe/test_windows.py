@@ -45,7 +45,7 @@ def by_hand(model, ids):
 
 @torch.no_grad()
 def test_three_windows_are_one_answer(model):
-    ids = model.inputs.tokenizer._library.encode(TEXT, add_special_tokens=False).ids
+    ids = model.inputs.tokenizer.library.encode(TEXT, add_special_tokens=False).ids
     short = "The film was bad"
     found, *others = model.answers([TEXT, short, short], model.options({"max_length": 11, "stride": 2, "top_k": None}), tokens=30)
     pieces = [ids[:9], ids[7:16], ids[14:]]

@@ -103,7 +103,7 @@ def test_a_vocabulary_of_letters_reads_letters() -> None:
 def test_without_composition_the_syllables_would_be_lost() -> None:
     tokenizer = wordpiece(TEXT)
     assert tokenizer.unk_id not in tokenizer.encode(HANGUL_APART).ids
-    assert tokenizer.unk_id in tokenizer._library.encode(HANGUL_APART).ids  # control
+    assert tokenizer.unk_id in tokenizer.library.encode(HANGUL_APART).ids  # control
 
 
 def test_lower_casing_that_breaks_hangul_is_told_once() -> None:

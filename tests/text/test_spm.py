@@ -85,11 +85,11 @@ def test_hangul_letters_are_put_together_as_sentencepiece_does(tmp_path: Path) -
 
 def test_scores_are_saved_exactly(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "xlm", XLM_ROBERTA, {"sentencepiece.bpe.model": model()})
-    built = Tokenizer.load(folder)._library
+    built = Tokenizer.load(folder).library
     scores = dict(json.loads(built.to_str())["model"]["vocab"])
 
     def lost(definition: bytes) -> int:
-        again = json.loads(Tokenizer(definition, {})._library.to_str())["model"]["vocab"]
+        again = json.loads(Tokenizer(definition, {}).library.to_str())["model"]["vocab"]
         return sum(scores[piece] != score for piece, score in again)
 
     assert lost(exact_definition(built)) <= 3 < 15 < lost(built.to_str().encode())

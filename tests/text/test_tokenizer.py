@@ -96,7 +96,7 @@ def test_parity_would_see_a_difference(minilm: Path, inputs: list[tuple[str, str
     )
     assert compare(cased, theirs, inputs, truncation=False, padding=False) > len(inputs) / 4
     left_in_place = Tokenizer.load(minilm)
-    left_in_place._library = Library.from_file(str(minilm / "tokenizer.json"))
+    left_in_place.library = Library.from_file(str(minilm / "tokenizer.json"))
     assert compare(left_in_place, theirs, inputs, truncation=False, padding=False) == len(inputs)
 
 
@@ -264,7 +264,7 @@ def test_a_panic_becomes_an_error_and_an_interrupt_does_not(minilm: Path, monkey
             raise KeyboardInterrupt
 
     tokenizer = Tokenizer.load(minilm)
-    monkeypatch.setattr(tokenizer, "_library", Interrupted())
+    monkeypatch.setattr(tokenizer, "library", Interrupted())
     with pytest.raises(KeyboardInterrupt):
         tokenizer.encode("abc")
 

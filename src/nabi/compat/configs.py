@@ -91,7 +91,7 @@ class PretrainedConfig:
 
     @property
     def _known(self) -> set[str]:
-        return {*self._data, *_theirs(self._family), *self.attribute_map, *families._HARMLESS, "num_labels"} - _NOT_THEIRS
+        return {*self._data, *_theirs(self._family), *self.attribute_map, *families.HARMLESS, "num_labels"} - _NOT_THEIRS
 
     @property
     def attribute_map(self) -> dict[str, str]:

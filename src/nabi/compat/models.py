@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nabi import families
 from nabi.batch import Batch
-from nabi.checkpoint import _Folder, name_table
+from nabi.checkpoint import Folder, name_table
 from nabi.compat import losses
 from nabi.compat.configs import PretrainedConfig, without_hub
 from nabi.compat.configs import class_named as config_class
@@ -156,7 +156,7 @@ class PreTrainedModel(nn.Module):
             if settings.pop(name, None):
                 raise OptionError(f"{name} is not taken here", value=str(pretrained_model_name_or_path), fix=f"use {fix}" if "(" in fix else fix)
         with with_token(token if token is not None else use_auth_token):
-            folder = _Folder(resolve(pretrained_model_name_or_path, revision))
+            folder = Folder(resolve(pretrained_model_name_or_path, revision))
         if config is None:
             config = PretrainedConfig.from_dict(folder.config)
             config._data["_name_or_path"] = str(pretrained_model_name_or_path)
@@ -177,7 +177,7 @@ class PreTrainedModel(nn.Module):
         return cls
 
     @classmethod
-    def _loaded(cls, folder: _Folder, config: PretrainedConfig, ignore: bool, pooling: bool) -> PreTrainedModel:
+    def _loaded(cls, folder: Folder, config: PretrainedConfig, ignore: bool, pooling: bool) -> PreTrainedModel:
         folder.sizes = config.sizes(folder.files)
         made = object.__new__(cls)
         nn.Module.__init__(made)
@@ -613,7 +613,7 @@ def auto_class(name: str) -> type[_Auto]:
     return type(name, (_Auto,), {"kinds": kinds, "writes": writes, "__doc__": f"Version 4's {name}.", "__module__": __name__})
 
 
-def _dtype(wanted: Any, folder: _Folder | None) -> torch.dtype:
+def _dtype(wanted: Any, folder: Folder | None) -> torch.dtype:
     if wanted == "auto":
         floating = {kind for kind in folder.files.dtypes if kind.is_floating_point} if folder is not None else set()
         return floating.pop() if len(floating) == 1 else torch.float32

@@ -54,12 +54,12 @@ class PreTrainedTokenizer:
         import tokenizers
 
         self._nabi, self._kind, self.name_or_path = tokenizer, kind, name
-        self._files = tokenizer._files
+        self._files = tokenizer.files
         self._lock = threading.Lock()
         self._changed = False
         self._library: Any = None
-        if not isinstance(tokenizer._library, Marian):
-            self._library = tokenizers.Tokenizer.from_str(_rebuilt(tokenizer._defined().decode("utf-8"), settings))
+        if not isinstance(tokenizer.library, Marian):
+            self._library = tokenizers.Tokenizer.from_str(_rebuilt(tokenizer.definition().decode("utf-8"), settings))
             self._library.no_truncation()
             self._library.no_padding()
         elif wrong := sorted(_BUILT & settings.keys()):
@@ -599,12 +599,12 @@ def class_named(name: str) -> type[PreTrainedTokenizer]:
 
 def _kind(folder: Path, tokenizer: Tokenizer) -> str:
     """What version 4 calls the class of a folder's tokenizer, without Fast."""
-    settings = read_settings(tokenizer._files)
+    settings = read_settings(tokenizer.files)
     config = read_file(folder / "config.json", TokenizerError) if (folder / "config.json").is_file() else {}
     for stated in (settings.get("tokenizer_class"), config.get("tokenizer_class"), TOKENIZERS.get(str(config.get("model_type")))):
         if isinstance(stated, str) and stated not in ("TokenizersBackend", "PythonBackend", "SentencePieceBackend"):
             return stated.removesuffix("Fast")
-    return "MarianTokenizer" if isinstance(tokenizer._library, Marian) else "PreTrainedTokenizer"
+    return "MarianTokenizer" if isinstance(tokenizer.library, Marian) else "PreTrainedTokenizer"
 
 
 def _rebuilt(definition: str, settings: Mapping[str, Any]) -> str:

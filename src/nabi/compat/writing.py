@@ -23,7 +23,7 @@ from nabi.decoding.settings import ABSENT
 from nabi.errors import CheckpointError, InputError, OptionError, unknown
 from nabi.files import whole
 from nabi.nn.body import Run
-from nabi.tasks._generating import _Asked, _Steps
+from nabi.tasks._generating import Asked, TaskSteps
 from nabi.weights.sources import resolve
 
 if TYPE_CHECKING:
@@ -112,15 +112,15 @@ def written(model: PreTrainedModel, ids: Tensor | None, config: Any, options: Ma
     if decoder_only:
         if start is not None:
             raise OptionError("a decoder has no decoder_input_ids", value=type(model).__name__, fix="give input_ids")
-        asked, fronts = [_Asked(row, None, model.device) for row in rows], ids.tolist()
+        asked, fronts = [Asked(row, None, model.device) for row in rows], ids.tolist()
     else:
         first = settings.decoder_start_token_id if settings.decoder_start_token_id is not None else settings.bos_token_id
         if start is None and first is None:
             raise OptionError("the model does not say which token its output begins with", fix="set decoder_start_token_id")
         fronts = [[first]] * len(rows) if start is None else start.tolist()
-        asked = [_Asked(list(front), row, model.device) for front, row in zip(fronts, rows, strict=True)]
+        asked = [Asked(list(front), row, model.device) for front, row in zip(fronts, rows, strict=True)]
     head, size = model._head("vocabulary"), model.body.tables["tokens"]
-    steps = _Steps(Run(model.body), head, str(model.body.generates), asked, size)
+    steps = TaskSteps(Run(model.body), head, str(model.body.generates), asked, size)
     if settings.stop_strings:
         raise OptionError("stop_strings need a tokenizer, which a model has not", value=settings.stop_strings, fix="use nabi.pipeline")
     results = decoding.generate(

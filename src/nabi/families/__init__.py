@@ -22,7 +22,7 @@ from nabi.nn.body import Body
 from nabi.weights.names import Entry
 
 # keys of the incumbent's config.json that say nothing about the mathematics of an encoder: kept for saving, no warning
-_HARMLESS = frozenset(
+HARMLESS = frozenset(
     {
         "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id", "num_labels", "problem_type",
         "use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "gradient_checkpointing",
@@ -156,7 +156,7 @@ def config_from(family: Family, data: Mapping[str, Any], where: str) -> Any:
     if problems:
         fix = "this checkpoint needs another family, or its config was edited"
         raise CheckpointError(f"{where} can't be used: " + "; ".join(problems), fix=fix)
-    strange = sorted(set(data) - set(theirs) - set(fixed) - _HARMLESS)
+    strange = sorted(set(data) - set(theirs) - set(fixed) - HARMLESS)
     if strange:
         warnings.warn(f"{where}: keys that nabi does not know are kept but have no effect: {', '.join(strange)}", stacklevel=2)
     return family.config(**values)

@@ -251,7 +251,7 @@ class Generating(Task):
 
     def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
         """``{"nats", "tokens"}`` of a row with targets, else its :class:`Piece` s: beams best first, draws by their index."""
-        asked: dict[int, _Asked] = {}
+        asked: dict[int, Asked] = {}
         for batch in batches:
             if "next" in batch.targets:
                 yield from self._measured(run, batch)
@@ -276,7 +276,7 @@ class Generating(Task):
             if example != FILLER:
                 yield row, {"nats": a, "tokens": b}
 
-    def _asked(self, batch: Batch) -> dict[int, _Asked]:
+    def _asked(self, batch: Batch) -> dict[int, Asked]:
         """Row number -> prompt and source."""
         parts = {name: [x.tolist() for x in torch.split(part.streams["tokens"], list(part.layout.lengths))] for name, part in batch.parts.items()}
         name = str(self.generates)
@@ -284,13 +284,13 @@ class Generating(Task):
         start = self.decoding.decoder_start_token_id
         real = [i for i, example in enumerate(part.example.tolist()) if example != FILLER]
         if name == "text":
-            return {part.ids[i]: _Asked(parts["text"][i], None, part.example.device) for i in real}
+            return {part.ids[i]: Asked(parts["text"][i], None, part.example.device) for i in real}
         if start is None:
             raise OptionError("the model does not say which token its output begins with", expected="decoder_start_token_id in its config.json")
-        return {part.ids[i]: _Asked([start], parts["text"][i], part.example.device) for i in real}
+        return {part.ids[i]: Asked([start], parts["text"][i], part.example.device) for i in real}
 
     def _generated(
-        self, run: Run, asked: Mapping[int, _Asked], options: Any, *, events: bool, watch: bool = False
+        self, run: Run, asked: Mapping[int, Asked], options: Any, *, events: bool, watch: bool = False
     ) -> Iterator[Event | Generated | Branches]:
         if not asked:
             return iter(())
@@ -299,7 +299,7 @@ class Generating(Task):
         part = str(self.generates)
         sources = None if part == "text" else [row.source or [] for row in rows]
         return decoding.generate(
-            _Steps(run, self._head, part, rows, self._outputs),
+            TaskSteps(run, self._head, part, rows, self._outputs),
             [row.prompt for row in rows],
             settings,
             decoder_only=part == "text",
@@ -312,7 +312,7 @@ class Generating(Task):
             watch=watch,
         )
 
-    def _slots(self, rows: Sequence[_Asked], settings: decoding.Settings) -> int:
+    def _slots(self, rows: Sequence[Asked], settings: decoding.Settings) -> int:
         """How many rows are written at a time: many make large products, as long as their past and the scores of a step stay small."""
         most = settings.max_new_tokens or settings.max_length or decoding.DEFAULT_LENGTH
         read = max(len(row.prompt) + len(row.source or ()) for row in rows)
@@ -320,7 +320,7 @@ class Generating(Task):
         sharing = max(settings.num_beams, settings.num_return_sequences)  # rows that read one text
         return max(8, min(128, TOKENS // (read + answer), READ // read * sharing, SCORES // max(self._outputs, 1)))
 
-    def _piece(self, run: Run, asked: _Asked, result: Generated, options: Any) -> Piece:
+    def _piece(self, run: Run, asked: Asked, result: Generated, options: Any) -> Piece:
         text = _text_behind(run, asked)(result.tokens)
         text = tidied(text) if options.clean_up_tokenization_spaces else text
         return Piece(text, result.tokens, result.finish_reason, result.score, result.logprobs, result.end)
@@ -337,7 +337,7 @@ class Generating(Task):
         return self._streamed(run, inputs, asked, results, rows, example, options)
 
     def _streamed(
-        self, run: Run, inputs: Inputs, asked: Sequence[_Asked], results: Sequence[Iterator[Event | Generated | Branches]], rows: Sequence[Row],
+        self, run: Run, inputs: Inputs, asked: Sequence[Asked], results: Sequence[Iterator[Event | Generated | Branches]], rows: Sequence[Row],
         example: Example, options: Any,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
         ends, tokenizer = self.chosen(options).eos_token_id, inputs.tokenizer.target
@@ -375,13 +375,13 @@ class Generating(Task):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     prompt: list[int]
     source: list[int] | None
     device: torch.device
 
 
-def _text_behind(run: Run, asked: _Asked) -> Callable[[Sequence[int]], str]:
+def _text_behind(run: Run, asked: Asked) -> Callable[[Sequence[int]], str]:
     """What tokens add to the text of their prompt: decoded together, so that the space between is as it should be."""
     text_of = run.text_of
     assert text_of is not None
@@ -390,10 +390,10 @@ def _text_behind(run: Run, asked: _Asked) -> Callable[[Sequence[int]], str]:
     return lambda tokens: text_of([*prompt, *tokens])[length:]
 
 
-class _Steps:
+class TaskSteps:
     """A body and its vocabulary head as ``decoding.Steps``."""
 
-    def __init__(self, run: Run, head: Head, part: str, asked: Sequence[_Asked], vocab_size: int) -> None:
+    def __init__(self, run: Run, head: Head, part: str, asked: Sequence[Asked], vocab_size: int) -> None:
         self.run, self.head, self.part, self.asked, self.vocab_size = run, head, part, asked, vocab_size
 
     def begin(self, rows: Sequence[int], reserve: int) -> tuple[Cache, Tensor]:

@@ -60,6 +60,10 @@ class Tokenizer:
         form: the kind of tokenizer, if it is known: what its special tokens are called when the files do not say it.
         target: the tokenizer of what is translated into, if it is another one.
 
+    Attributes:
+        library: the tokenizer of ``tokenizers`` behind it, or one side of a Marian folder; not to be changed.
+        files: as given.
+
     Raises:
         TokenizerError: the definition can't be used.
     """
@@ -83,29 +87,29 @@ class Tokenizer:
         import tokenizers
 
         self._definition = definition if isinstance(definition, bytes) else None
-        self._files = dict(files)
+        self.files = dict(files)
         self.target: Tokenizer = target or self
         self.stored_truncation: dict[str, Any] | None = None
         self.stored_padding: dict[str, Any] | None = None
         fix = "the file is cut off or of another format; fetch or write it again"
         with Guard(TokenizerError, "the tokenizer can't be read", value=where, fix=fix):
-            self._library: Any = definition
+            self.library: Any = definition
             if isinstance(definition, bytes):
                 vet(definition)
-                self._library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
-                vet_loaded(self._library)
-                self.stored_truncation, self.stored_padding = self._library.truncation, self._library.padding
-                self._library.no_truncation()
-                self._library.no_padding()
+                self.library = tokenizers.Tokenizer.from_str(definition.decode("utf-8"))
+                vet_loaded(self.library)
+                self.stored_truncation, self.stored_padding = self.library.truncation, self.library.padding
+                self.library.no_truncation()
+                self.library.no_padding()
             settings = read_settings(files)
             for role in ROLES:
-                ids = map(self._library.token_to_id, token_names(settings, role, None if form is None else form.usual))
+                ids = map(self.library.token_to_id, token_names(settings, role, None if form is None else form.usual))
                 setattr(self, f"{role}_id", next((i for i in ids if i is not None), None))
-            self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=True)
-            self._overhead = self._library.num_special_tokens_to_add(is_pair=False)
+            self.vocab_size: int = self.library.get_vocab_size(with_added_tokens=True)
+            self._overhead = self.library.num_special_tokens_to_add(is_pair=False)
             # the lone space of byte-level and of SentencePiece vocabularies: without it a space is never part of a token
-            self._blank = {self._library.token_to_id(mark) for mark in ("Ġ", "▁")} - {None}
-            normalizer = self._library.normalizer
+            self._blank = {self.library.token_to_id(mark) for mark in ("Ġ", "▁")} - {None}
+            normalizer = self.library.normalizer
             self._breaks_hangul = self._decomposes = normalizer is not None and "\u1112" in normalizer.normalize_str("한")
         pair = settings.get("source_lang"), settings.get("target_lang")
         self.languages: tuple[str, str] | None = (str(pair[0]), str(pair[1])) if all(isinstance(x, str) for x in pair) else None
@@ -152,8 +156,8 @@ class Tokenizer:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            written = {} if isinstance(self._library, Marian) else {DEFINITION: self._defined()}
-            for name, data in {**written, **self._files}.items():
+            written = {} if isinstance(self.library, Marian) else {DEFINITION: self.definition()}
+            for name, data in {**written, **self.files}.items():
                 with whole(folder / name) as draft:
                     draft.write_bytes(data)
         except OSError as problem:
@@ -170,7 +174,7 @@ class Tokenizer:
             _check((pair,))
         with Guard(InputError, "the text can't be tokenised", value=text):
             first, second = self._composed(text), None if pair is None else self._composed(pair)
-            return self._finished(self._library.encode(first.text, second and second.text, add_special_tokens=special), first, second)
+            return self._finished(self.library.encode(first.text, second and second.text, add_special_tokens=special), first, second)
 
     def encode_batch(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, special: bool = True) -> list[Encoding]:
         """``encode`` of many texts at once, on all cores.
@@ -189,7 +193,7 @@ class Tokenizer:
         gc.disable()
         try:
             with Guard(InputError, "the texts can't be tokenised"):
-                encoded = self._library.encode_batch(inputs, add_special_tokens=special)
+                encoded = self.library.encode_batch(inputs, add_special_tokens=special)
                 return [self._finished(raw, *texts) for raw, texts in zip(encoded, given, strict=True)]
         finally:
             if collecting:
@@ -266,19 +270,19 @@ class Tokenizer:
             InputError: something is not a token id.
         """
         with Guard(InputError, "these are not token ids", value=ids, expected="whole numbers of 0 or more"):
-            text: str = self._library.decode(list(ids), skip_special_tokens=skip_special)
+            text: str = self.library.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
     def joined(self, tokens: Sequence[str]) -> str:
         """The text of tokens given by name, as the tokenizer's decoder joins them; with spaces if it has none."""
-        decoder = getattr(self._library, "decoder", None)
+        decoder = getattr(self.library, "decoder", None)
         text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
         return text
 
     @property
     def marks_continuations(self) -> bool:
         """Whether the vocabulary marks tokens that continue a word, as WordPiece does with ##."""
-        return bool(getattr(getattr(self._library, "model", None), "continuing_subword_prefix", None))
+        return bool(getattr(getattr(self.library, "model", None), "continuing_subword_prefix", None))
 
     def token(self, id: int) -> str:
         """The token of an id.
@@ -287,7 +291,7 @@ class Tokenizer:
             InputError: no token has this id.
         """
         with Guard(InputError, "this is not a token id", value=id, expected="a whole number of 0 or more"):
-            token: str | None = self._library.id_to_token(id)
+            token: str | None = self.library.id_to_token(id)
         if token is None:
             raise InputError("no token has this id", value=id, expected=f"one of the {self.vocab_size} ids of the vocabulary")
         return token
@@ -302,26 +306,27 @@ class Tokenizer:
 
     def id(self, token: str) -> int | None:
         """The id of a token, or None if the vocabulary does not hold it."""
-        id: int | None = self._library.token_to_id(token)
+        id: int | None = self.library.token_to_id(token)
         return id
 
     @property
     def rows(self) -> int:
         """How many vectors an embedding needs for all ids, which a vocabulary with holes has more of than tokens; takes a while for a large one."""
-        return rows(self._library)
+        return rows(self.library)
 
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of what decides the ids: the definition without its truncation and padding, however it is laid out; for Marian, both sides."""
-        if isinstance(self._library, Marian):
+        if isinstance(self.library, Marian):
             other = "" if self.target is self else self.target.fingerprint
-            return hashlib.sha256(f"{self._library.fingerprint} {other}".encode()).hexdigest()
-        definition = {key: value for key, value in json.loads(self._defined()).items() if key not in ("truncation", "padding")}
+            return hashlib.sha256(f"{self.library.fingerprint} {other}".encode()).hexdigest()
+        definition = {key: value for key, value in json.loads(self.definition()).items() if key not in ("truncation", "padding")}
         return hashlib.sha256(json.dumps(definition, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-    def _defined(self) -> bytes:
+    def definition(self) -> bytes:
+        """The bytes of its tokenizer.json."""
         if self._definition is None:
-            self._definition = exact_definition(self._library)
+            self._definition = exact_definition(self.library)
         return self._definition
 
     def _composed(self, text: str) -> Composed:
@@ -342,7 +347,7 @@ class Tokenizer:
     def _spells_letters(self) -> bool:
         """Whether the vocabulary has the letters of Hangul and not its syllables, so that texts are taken apart on purpose."""
         def unknown(syllable: str) -> bool:
-            return self.unk_id in self._library.encode(syllable, None, add_special_tokens=False).ids
+            return self.unk_id in self.library.encode(syllable, None, add_special_tokens=False).ids
 
         return sum(map(unknown, COMMON)) > sum(unknown(unicodedata.normalize("NFD", syllable)) for syllable in COMMON)
 
