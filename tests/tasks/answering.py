@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 import nabi
+from golden.committed import committed
 from nabi import checkpoint, tasks
 from nabi.model import Model
 
@@ -83,6 +84,13 @@ def answerer(kind: str, folder: Path, seed: int = 0) -> Model:
 
 def folder(kind: str, base: Path, seed: int = 0) -> Path:
     """The model's folder in the incumbent's form, with nothing of ours."""
-    checkpoint.save(answerer(kind, base / "tokenizer", seed), base / "model")
-    (base / "model" / "nabi.json").unlink()
-    return base / "model"
+    if seed == 0:
+        return committed(f"answers-{kind}", base / "model", lambda path: write(kind, path))
+    return write(kind, base / "model", seed)
+
+
+def write(kind: str, path: Path, seed: int = 0) -> Path:
+    """Such a folder, from its recipe."""
+    checkpoint.save(answerer(kind, path.with_name("tokenizer"), seed), path)
+    (path / "nabi.json").unlink()
+    return path

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 import nabi
+from golden.committed import committed
 from nabi.tasks.fill_mask import FillMaskSettings
 from training.small import BAD, GOOD, PLAIN
 
@@ -67,11 +68,18 @@ def tokenizer_of(kind: str, folder: Path) -> Path:
 
 def folder(kind: str, path: Path, seed: int = 0) -> Path:
     """A model's folder, all of its weights from N(0, 0.3), norms around 1."""
+    if seed == 0:
+        return committed(f"filled-{kind}", path / "model", lambda path: write(kind, path))
+    return write(kind, path / "model", seed)
+
+
+def write(kind: str, path: Path, seed: int = 0) -> Path:
+    """Such a folder, from its recipe."""
     size: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 64, "max_positions": 48}
-    made = nabi.create(kind, size, "fill_mask", FillMaskSettings(), tokenizer_of(kind, path / "tokenizer"))
+    made = nabi.create(kind, size, "fill_mask", FillMaskSettings(), tokenizer_of(kind, path.with_name("tokenizer")))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + name.endswith("norm.weight"))
-    nabi.save(made, path / "model")
-    return path / "model"
+    nabi.save(made, path)
+    return path

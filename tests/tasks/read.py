@@ -13,6 +13,7 @@ from typing import Any
 
 import nabi
 from conformance.kit import randomised
+from golden.committed import committed
 from nabi import checkpoint, tasks
 from training.small import vocabulary
 
@@ -29,6 +30,13 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "v4_read.json"
 
 def folder(name: str, path: Path, seed: int = 0) -> Path:
     """The folder of one of ``LABELS``' models, or of ``encoder``: no nabi.json, so that it is read as the incumbent's."""
+    if seed == 0:
+        return committed(f"read-{name}", path, lambda path: write(name, path))
+    return write(name, path, seed)
+
+
+def write(name: str, path: Path, seed: int = 0) -> Path:
+    """Such a folder, from its recipe."""
     tokens = vocabulary(path.with_name(path.name + "-tokens"))
     (tokens / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", "model_max_length": 64, "do_lower_case": False}))
     settings = tasks.find("text_classification").Settings(labels=LABELS.get(name, ("a", "b")))

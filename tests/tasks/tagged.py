@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nabi
+from golden.committed import committed
 from nabi import checkpoint
 from nabi.model import Model
 from nabi.tasks.token_classification import TokenSettings
@@ -61,6 +62,13 @@ def made(name: str, folder: Path, *, seed: int = 0, **settings: Any) -> Model:
 
 def folder(name: str, path: Path, *, seed: int = 0) -> Path:
     """A folder as the incumbent writes it, without nabi.json."""
+    if seed == 0:
+        return committed(f"tagged-{name}", path, lambda path: write(name, path))
+    return write(name, path, seed)
+
+
+def write(name: str, path: Path, seed: int = 0) -> Path:
+    """Such a folder, from its recipe."""
     checkpoint.save(made(name, path.with_name(path.name + "-tokens"), seed=seed), path)
     (path / "nabi.json").unlink()
     return path

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 import nabi
+from golden.committed import committed
 from nabi import checkpoint, cli, tasks
 from nabi.model import Model
 from nabi.text import Tokenizer
@@ -141,10 +142,19 @@ def fresh(kind: str, tokens: Path, *, task: str | None = None, seed: int = 0, st
     return randomised(made, seed, std)
 
 
-def folder(kind: str, path: Path, *, config: dict[str, Any] | None = None, generation: dict[str, Any] | None = None, seed: int = 0, **made: Any) -> Path:
-    """A folder as the incumbent writes it: no nabi.json; its config.json changed, with this generation_config.json."""
+def write(kind: str, path: Path, seed: int = 0, **made: Any) -> Path:
+    """Such a folder, from its recipe, before it is changed."""
     checkpoint.save(fresh(kind, tokenizer(kind, path.with_name(path.name + "-tokens"), **made), seed=seed), path)
     (path / "nabi.json").unlink()
+    return path
+
+
+def folder(kind: str, path: Path, *, config: dict[str, Any] | None = None, generation: dict[str, Any] | None = None, seed: int = 0, **made: Any) -> Path:
+    """A folder as the incumbent writes it: no nabi.json; its config.json changed, with this generation_config.json."""
+    if seed == 0 and not made:
+        committed(f"written-{kind}", path, lambda path: write(kind, path))
+    else:
+        write(kind, path, seed, **made)
     edit(path / "config.json", **({"task_specific_params": T5_TASKS} if kind == "t5" else {}), **(config or {}))
     if generation is not None:
         edit(path / "generation_config.json", **generation)

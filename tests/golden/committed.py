@@ -1,0 +1,32 @@
+"""The tiny checkpoints that the golden answers were made over: committed, so that weights can't drift with a library's generator of random numbers.
+
+Each is also made from a seed by the recipe in ``tests/tasks``; ``test_committed.py`` holds the two against each other. To write those that are missing:
+
+    NABI_WRITE_CHECKPOINTS=1 PYTHONPATH=src:tests python -m pytest tests/golden
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "checkpoints"
+
+
+def committed(name: str, path: Path, make: Callable[[Path], object]) -> Path:
+    """The committed checkpoint ``name``, copied to ``path``.
+
+    Args:
+        name: of the folder.
+        path: where a test wants it.
+        make: the recipe, which fills the folder that it is given.
+    """
+    kept = FOLDER / name
+    if not kept.is_dir() and os.environ.get("NABI_WRITE_CHECKPOINTS"):
+        make(path)
+        shutil.copytree(path, kept)
+        return path
+    assert kept.is_dir(), f"{kept} is missing: see the head of {__file__}"
+    return Path(shutil.copytree(kept, path, dirs_exist_ok=True))
