@@ -43,10 +43,10 @@ types: install
 	$(PY) -m mypy
 
 test: lint types
-	$(PY) -m pytest -m "not slow and not needs_data and not ui"
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not needs_data and not ui"
 
 test-all: lint types
-	$(PY) -m pytest -m "not needs_data and not ui"
+	$(PY) -m pytest -n 2 --dist loadfile -m "not needs_data and not ui"
 
 test-data: install
 	@test -d "$(DATA)" || { echo "say where the data sets are: make test-data DATA=DIR"; exit 1; }
