@@ -14,6 +14,21 @@ Long = Literal["window", "truncate", "error"]  # what to do with a text that is 
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a text is read that may be too long: options that most tasks have.
+
+    Attributes:
+        long: what to do with a text over ``max_length``: read it in windows, cut it, or refuse it.
+        max_length: tokens in a row, special ones included; at most, and if None, the model's own limit.
+        stride: tokens that neighbouring windows share.
+    """
+
+    long: Long = "window"
+    max_length: int | None = None
+    stride: int = 16
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What is saved and loaded with a model besides its weights.
 
@@ -49,11 +64,9 @@ class Inputs:
     def read(
         self,
         text: str,
-        pair: str | None = None,
+        pair: str | None,
+        how: Reading,
         *,
-        long: Long,
-        max_length: int | None,
-        stride: int,
         over: Literal["text", "pair"] | None = None,
         where: str = "",
     ) -> tuple[list[Encoding], bool]:
@@ -61,9 +74,7 @@ class Inputs:
 
         Args:
             text, pair: what is read.
-            long: what to do if it is too long.
-            max_length: tokens in a row, special ones included; at most, and if None, the model's own limit.
-            stride: tokens that neighbouring windows share.
+            how: what to do if it is too long.
             over: which member windows run over; the longer if None.
             where: what to call it in an error.
 
@@ -71,18 +82,18 @@ class Inputs:
             InputError: it is too long and shall be refused, or what each window repeats is too long.
             OptionError: the windows have no room for the stride, or the special tokens none in ``max_length``.
         """
-        limit = min(max_length or self.max_length, self.max_length)
-        if long == "truncate":
+        limit = min(how.max_length or self.max_length, self.max_length)
+        if how.long == "truncate":
             encoding, cut = self.tokenizer.truncated(text, pair, max_length=limit)
             return [encoding], cut
         encoding = self.tokenizer.encode(text, pair)
         if len(encoding) <= limit:
             return [encoding], False
-        if long == "error":
+        if how.long == "error":
             fix = "with long='window' it is read whole"
             raise InputError(f"{where or 'the text'} is too long", value=f"{len(encoding)} tokens", expected=f"at most {limit}", fix=fix)
         longer: Literal["text", "pair"] = "pair" if pair is not None and len(pair) > len(text) else "text"
-        return self.tokenizer.windows(text, pair, max_length=limit, stride=stride, over=over or longer), False
+        return self.tokenizer.windows(text, pair, max_length=limit, stride=how.stride, over=over or longer), False
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files."""

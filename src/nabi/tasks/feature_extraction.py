@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nabi.batch import FILLER, Batch, Row
 from nabi.errors import InputError, OptionError
-from nabi.inputs import Inputs, Long
+from nabi.inputs import Inputs, Reading
 from nabi.layout import Layout
 from nabi.metrics.detail import Array
 from nabi.nn.body import Body, Run
@@ -27,26 +27,20 @@ _TOKENIZE = ("truncation", "max_length", "stride", "padding", "return_tensors") 
 
 
 @dataclass(frozen=True)
-class FeatureOptions:
-    """What a call may set.
+class FeatureOptions(Reading):
+    """What a call may set, beside how a text is read.
 
     Attributes:
         pooling: one vector a text: the ``mean`` of its tokens, special ones included, their ``max``, the first (``cls``) or the ``last``; None gives all.
         normalize: scale an embedding to length 1.
         return_tensors: a tensor in place of nested lists.
         tokenize_kwargs: v4's way to say ``truncation`` and ``max_length``.
-        long: what to do with a text over ``max_length``: read it in windows, cut it, or refuse it.
-        max_length: tokens in a row, special ones included; the model's own limit if None.
-        stride: tokens that neighbouring windows share.
     """
 
     pooling: Literal["mean", "max", "cls", "last"] | None = None
     normalize: bool = False
     return_tensors: bool = False
     tokenize_kwargs: Mapping[str, Any] | None = None
-    long: Long = "window"
-    max_length: int | None = None
-    stride: int = 16
 
     def __post_init__(self) -> None:
         if self.normalize and self.pooling is None:
@@ -102,9 +96,7 @@ class FeatureExtraction(Task):
             problem = text if not isinstance(text, str) else pair
             raise InputError(f"{where or 'an input'} has no text", value=repr(problem), expected="a str, or {'text': ..., 'text_pair': ...}")
         over = int(pair is not None and len(pair) > len(text))
-        windows, cut = inputs.read(
-            text, pair, long=options.long, max_length=options.max_length, stride=options.stride, over="pair" if over else "text", where=where
-        )
+        windows, cut = inputs.read(text, pair, options, over="pair" if over else "text", where=where)
         rows = []
         for window in windows:
             notes: dict[str, Any] = {"content": max(1, window.special.count(False)), "truncated": cut, "stride": options.stride}

@@ -16,7 +16,7 @@ import torch
 from nabi.batch import FILLER, Batch, Row, Target
 from nabi.data.corrupt import IGNORED
 from nabi.errors import DataError, InputError, OptionError, unknown
-from nabi.inputs import Inputs, Long
+from nabi.inputs import Inputs, Long, Reading
 from nabi.metrics.detail import Detail
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
@@ -241,7 +241,7 @@ def _windows(text: str, inputs: Inputs, options: FillMaskOptions, where: str, st
     limit = min(length or options.max_length or inputs.max_length, inputs.max_length)
     if stride is None:
         stride = (limit - sum(inputs.tokenizer.encode("").special)) // 2 if options.stride is None else options.stride
-    return inputs.read(text, long="truncate" if cutting else options.long, max_length=limit, stride=stride, where=where)
+    return inputs.read(text, None, Reading("truncate" if cutting else options.long, limit, stride), where=where)
 
 
 def _choices(targets: str | Sequence[str], tokenizer: Tokenizer) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -17,27 +16,12 @@ from torch import Tensor
 
 from nabi.batch import Batch, Row, Target
 from nabi.errors import DataError, InputError, MissingHeadError
-from nabi.inputs import Inputs, Long
+from nabi.inputs import Inputs, Reading
 from nabi.metrics.chosen import Chosen
 from nabi.metrics.detail import Detail
 from nabi.nn.body import Run
 from nabi.nn.heads import Head
 from nabi.tasks import Example, Form, NoSettings, Score, Task, Use
-
-
-@dataclass(frozen=True)
-class ChoiceOptions:
-    """What a call may set.
-
-    Attributes:
-        long: what to do with a text over ``max_length``: read it in windows, cut it, or refuse it.
-        max_length: tokens in a row, special ones included; the model's own limit if None.
-        stride: tokens that neighbouring windows share.
-    """
-
-    long: Long = "window"
-    max_length: int | None = None
-    stride: int = 16
 
 
 class MultipleChoice(Task):
@@ -47,7 +31,7 @@ class MultipleChoice(Task):
     columns = ("question", "choices", "label")
     optional_columns = ("context",)
     heads = ("choice",)
-    Options = ChoiceOptions
+    Options = Reading
     targets = {"choice": Target("row"), "share": Target("row", dtype=torch.float32), "right": Target("row", dtype=torch.float32)}
     main_metric = "accuracy"
     together = "training"
@@ -64,7 +48,7 @@ class MultipleChoice(Task):
 
     # ---- one example -------------------------------------------------------------------------------------------------------------------------
 
-    def encode(self, example: Example, inputs: Inputs, options: ChoiceOptions, use: Use = "predict", where: str = "") -> list[Row]:
+    def encode(self, example: Example, inputs: Inputs, options: Reading, use: Use = "predict", where: str = "") -> list[Row]:
         where = where or "an input"
         choices, question, context = _choices(example, where), example.get("question"), example.get("context")
         if not isinstance(question, str) or not isinstance(context, str | None):
@@ -75,7 +59,7 @@ class MultipleChoice(Task):
         for number, choice in enumerate(choices):
             # with a context the question stands before its answer
             text, pair = (question, choice) if context is None else (context, f"{question} {choice}")
-            windows, cut = inputs.read(text, pair, long=options.long, max_length=options.max_length, stride=options.stride, where=where)
+            windows, cut = inputs.read(text, pair, options, where=where)
             contents = [max(1, window.special.count(False)) for window in windows]
             for window, content in zip(windows, contents, strict=True):
                 share = content / sum(contents)
@@ -106,7 +90,7 @@ class MultipleChoice(Task):
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
-    def answer(self, readings: Sequence[list[float]], rows: Sequence[Row], example: Example, options: ChoiceOptions) -> dict[str, Any]:
+    def answer(self, readings: Sequence[list[float]], rows: Sequence[Row], example: Example, options: Reading) -> dict[str, Any]:
         """``{"label", "choice", "score", "scores", "windows", "truncated"}``: the number of the best choice, its text, its probability, and all of them."""
         choices = _choices(example, "an input")
         logits, windows = [0.0] * len(choices), [0] * len(choices)
@@ -135,7 +119,7 @@ class MultipleChoice(Task):
     def score(self) -> Score:
         return _Accuracy()
 
-    def detail(self, options: ChoiceOptions) -> Detail:
+    def detail(self, options: Reading) -> Detail:
         """What a report is made of."""
         return _Answers(None, ("context", "question", "choices"))
 

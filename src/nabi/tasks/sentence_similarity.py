@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nabi.batch import FILLER, Batch, Row, Target
 from nabi.errors import DataError, InputError, MissingHeadError, OptionError
-from nabi.inputs import Inputs, Long
+from nabi.inputs import Inputs, Reading
 from nabi.metrics import CorrelationScore
 from nabi.metrics.detail import Detail
 from nabi.metrics.measured import Measured
@@ -30,21 +30,6 @@ from nabi.nn.heads import Head
 from nabi.tasks import Example, Form, Score, Task, Use
 
 _PAIR = "{'text': ..., 'text_pair': ...}, or {'source_sentence': ..., 'sentences': [...]}"
-
-
-@dataclass(frozen=True)
-class SimilarityOptions:
-    """What a call may set.
-
-    Attributes:
-        long: what to do with a text over ``max_length``: read it in windows, cut it, or refuse it.
-        max_length: tokens in a row, special ones included; the model's own limit if None.
-        stride: tokens that neighbouring windows share.
-    """
-
-    long: Long = "window"
-    max_length: int | None = None
-    stride: int = 16
 
 
 @dataclass(frozen=True)
@@ -71,7 +56,7 @@ class SentenceSimilarity(Task):
     columns = ("text", "text_pair", "score")
     heads = ()
     optional_heads = ("row",)
-    Options, Settings = SimilarityOptions, SimilaritySettings
+    Options, Settings = Reading, SimilaritySettings
     targets = {"side": Target("row"), "share": Target("row", dtype=torch.float32), "score": Target("row", dtype=torch.float32)}
     main_metric = "spearman"
     together = "training"
@@ -141,7 +126,7 @@ class SentenceSimilarity(Task):
 
     # ---- one example -------------------------------------------------------------------------------------------------------------------------
 
-    def encode(self, example: Example, inputs: Inputs, options: SimilarityOptions, use: Use = "predict", where: str = "") -> list[Row]:
+    def encode(self, example: Example, inputs: Inputs, options: Reading, use: Use = "predict", where: str = "") -> list[Row]:
         text, others = _texts(example, where or "an input")
         pairs: list[tuple[str, str | None]] = [(text, other) for other in others]
         if self.settings.encoder == "bi":
@@ -149,7 +134,7 @@ class SentenceSimilarity(Task):
         target = (self.truth(example, where) - self.low) / (self.high - self.low) if use == "train" else 0.0
         rows = []
         for side, (one, pair) in enumerate(pairs):
-            windows, cut = inputs.read(one, pair, long=options.long, max_length=options.max_length, stride=options.stride, where=where)
+            windows, cut = inputs.read(one, pair, options, where=where)
             contents = [max(1, window.special.count(False)) for window in windows]
             for window, content in zip(windows, contents, strict=True):
                 share = content / sum(contents)
@@ -189,7 +174,7 @@ class SentenceSimilarity(Task):
         values = run(batch, keep={self.reads: None})[self.reads].values
         return run.layout(batch, self.reads).mean(values if values.dtype == torch.float64 else values.float())
 
-    def read(self, run: Run, batches: Iterable[Batch], options: SimilarityOptions) -> Iterator[tuple[int, list[float]]]:
+    def read(self, run: Run, batches: Iterable[Batch], options: Reading) -> Iterator[tuple[int, list[float]]]:
         """(row id, (W,) the vector of a text's window, or (1,) the output of a pair's)."""
         for batch in batches:
             part = run.part(batch, self.reads)
@@ -199,7 +184,7 @@ class SentenceSimilarity(Task):
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
-    def answer(self, readings: Sequence[list[float]], rows: Sequence[Row], example: Example, options: SimilarityOptions) -> dict[str, Any]:
+    def answer(self, readings: Sequence[list[float]], rows: Sequence[Row], example: Example, options: Reading) -> dict[str, Any]:
         """``{"score", "windows", "truncated"}``, of a bi-encoder with ``cosine``; of a source and its sentences the lists ``scores`` and ``cosines``."""
         sides = [row.notes["side"] for row in rows]
         shares = torch.tensor([row.notes["share"] for row in rows], dtype=torch.float64)
@@ -223,7 +208,7 @@ class SentenceSimilarity(Task):
     def score(self) -> Score:
         return _Correlation()
 
-    def detail(self, options: SimilarityOptions) -> Detail:
+    def detail(self, options: Reading) -> Detail:
         """What a report is made of."""
         return _MeasuredAnswers(self.columns[:2])
 
@@ -255,7 +240,7 @@ class SentenceSimilarity(Task):
             raise InputError(f"{where} is no pair of texts", value=repr(item), expected=_PAIR)
         return item
 
-    def present(self, answer: Any, options: SimilarityOptions, alone: bool) -> Any:
+    def present(self, answer: Any, options: Reading, alone: bool) -> Any:
         """A number a pair; of a source and its sentences a list of them, as the hub's widget has it."""
         return answer["scores"] if "scores" in answer else answer["score"]
 

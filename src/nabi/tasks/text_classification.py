@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nabi.batch import Batch, Row, Target
-from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
-from nabi.inputs import Inputs, Long
+from nabi.errors import DataError, InputError, OptionError, unknown
+from nabi.inputs import Inputs, Reading
 from nabi.metrics import ConfusionScore, CorrelationScore, MultiLabelScore
 from nabi.metrics.classified import Classified
 from nabi.metrics.detail import Detail
 from nabi.metrics.measured import Measured
 from nabi.metrics.multi_label import MultiLabelled
 from nabi.nn.body import Run
-from nabi.tasks import Example, Score, Task, Use
+from nabi.tasks import Example, Score, Task, Use, _labels
 
 Problem = Literal["single", "multi", "regression"]
 Function = Literal["softmax", "sigmoid", "none"]
@@ -33,24 +33,18 @@ _HF_PROBLEM = {"single": "single_label_classification", "multi": "multi_label_cl
 
 
 @dataclass(frozen=True)
-class ClassificationOptions:
-    """What a call may set.
+class ClassificationOptions(Reading):
+    """What a call may set, beside how a text is read.
 
     Attributes:
         top_k: how many labels, None for all; ``best`` is the best one alone.
         function_to_apply: ``sigmoid``, ``softmax`` or ``none``; by the problem if None.
-        long: what to do with a text over ``max_length``: read it in windows, cut it, or refuse it.
-        max_length: tokens in a row, special ones included; the model's own limit if None.
-        stride: tokens that neighbouring windows share.
         return_all_scores: v4's old name for ``top_k=None``, labels in their own order.
         threshold: from which score a label of a multi-label model is given.
     """
 
     top_k: int | Literal["best"] | None = "best"
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    long: Long = "window"
-    max_length: int | None = None
-    stride: int = 16
     return_all_scores: bool = False
     threshold: float = 0.5
 
@@ -130,17 +124,11 @@ class TextClassification(Task):
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> ClassificationSettings:
-        count = outputs["row"]
-        names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
-        if not isinstance(names, Mapping) or {str(k) for k in names} != {str(i) for i in range(count)}:
-            raise CheckpointError("id2label does not fit the classifier", value=names, expected=f"names for 0 to {count - 1}")
         problem = {v: k for k, v in _HF_PROBLEM.items()}.get(config.get("problem_type") or "", "single")
-        by_number = {int(k): str(v) for k, v in names.items()}
-        return ClassificationSettings(labels=tuple(by_number[i] for i in range(count)), problem=problem)  # type: ignore[arg-type]
+        return ClassificationSettings(labels=_labels.stated(config, outputs["row"]), problem=problem)  # type: ignore[arg-type]
 
     def to_hf(self) -> dict[str, Any]:
-        names = dict(enumerate(self.labels))
-        return {"id2label": {str(i): name for i, name in names.items()}, "label2id": dict(self.index), "problem_type": _HF_PROBLEM[self.problem]}
+        return {**_labels.as_hf(self.labels), "problem_type": _HF_PROBLEM[self.problem]}
 
     def outputs(self) -> dict[str, int]:
         return {"row": len(self.labels)}
@@ -152,7 +140,7 @@ class TextClassification(Task):
         if not isinstance(text, str) or not isinstance(pair, str | None):
             problem = text if not isinstance(text, str) else pair
             raise InputError(f"{where or 'an input'} has no text", value=problem, expected="a str, or {'text': ..., 'text_pair': ...}")
-        windows, cut = inputs.read(text, pair, long=options.long, max_length=options.max_length, stride=options.stride, where=where)
+        windows, cut = inputs.read(text, pair, options, where=where)
         rows = []
         for window in windows:
             notes = {"content": max(1, sum(not s for s in window.special)), "truncated": cut}

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nabi.batch import FILLER, Batch, Row, Target
-from nabi.errors import CheckpointError, DataError, OptionError, unknown
-from nabi.inputs import Inputs, Long
+from nabi.errors import DataError, OptionError, unknown
+from nabi.inputs import Inputs, Long, Reading
 from nabi.metrics.detail import Array, Detail
 from nabi.metrics.tagged import OUTSIDE, Entity, Tagged, TaggedScore, entities, parts_of
 from nabi.nn.body import Run
-from nabi.tasks import Example, Score, Task, Use
+from nabi.tasks import Example, Score, Task, Use, _labels
 from nabi.tasks._entities import (
     Pieces,
     Span,
@@ -149,15 +149,10 @@ class TokenClassification(Task):
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> TokenSettings:
-        count = outputs["token"]
-        names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
-        if not isinstance(names, Mapping) or {str(k) for k in names} != {str(i) for i in range(count)}:
-            raise CheckpointError("id2label does not fit the classifier", value=names, expected=f"names for 0 to {count - 1}")
-        by_number = {int(k): str(v) for k, v in names.items()}
-        return TokenSettings(labels=tuple(by_number[i] for i in range(count)))
+        return TokenSettings(labels=_labels.stated(config, outputs["token"]))
 
     def to_hf(self) -> dict[str, Any]:
-        return {"id2label": {str(i): name for i, name in enumerate(self.labels)}, "label2id": dict(self.index)}
+        return _labels.as_hf(self.labels)
 
     def outputs(self) -> dict[str, int]:
         return {"token": len(self.labels)}
@@ -194,7 +189,7 @@ class TokenClassification(Task):
         """(windows, the tokens that neighbours share, whether something was cut)."""
         limit = min(options.max_length or inputs.max_length, inputs.max_length)
         stride = min(SHARED, limit // 4) if options.stride is None else options.stride
-        windows, cut = inputs.read(text, long=options.long, max_length=options.max_length, stride=stride, where=where)
+        windows, cut = inputs.read(text, None, Reading(options.long, options.max_length, stride), where=where)
         return windows, stride, cut
 
     def _label(self, rows: Sequence[Row], found: Labels, words: Sequence[Span] | None, where: str) -> None:

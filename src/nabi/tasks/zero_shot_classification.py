@@ -21,38 +21,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nabi.batch import Batch, Row, Target
-from nabi.errors import CheckpointError, DataError, InputError, OptionError, unknown
-from nabi.inputs import Inputs, Long
+from nabi.errors import DataError, InputError, OptionError, unknown
+from nabi.inputs import Inputs, Reading
 from nabi.metrics import ConfusionScore
 from nabi.metrics.chosen import Chosen
 from nabi.metrics.detail import Detail
 from nabi.nn.body import Run
-from nabi.tasks import Example, Form, Score, Task, Use
+from nabi.tasks import Example, Form, Score, Task, Use, _labels
 
 TEMPLATE = "This example is {}."  # the incumbent's
 
 
 @dataclass(frozen=True)
-class ZeroShotOptions:
-    """What a call may set.
+class ZeroShotOptions(Reading):
+    """What a call may set, beside how a text is read.
 
     Attributes:
         candidate_labels: a list, or one str with commas between them; those of the example, else of the model's training, if None.
         hypothesis_template: a sentence with {} where a label goes; the one that the model was trained with if None.
         multi_label: score each label by itself, entailment against contradiction, in place of all against each other.
         multi_class: the old name of ``multi_label``.
-        long: what to do with a text over ``max_length``: read it in windows, cut it, or refuse it.
-        max_length: tokens in a row, special ones included; the model's own limit if None.
-        stride: tokens that neighbouring windows share.
     """
 
     candidate_labels: str | tuple[str, ...] | None = None
     hypothesis_template: str | None = None
     multi_label: bool = False
     multi_class: bool | None = None
-    long: Long = "window"
-    max_length: int | None = None
-    stride: int = 16
 
     @property
     def each(self) -> bool:
@@ -111,11 +105,7 @@ class ZeroShotClassification(Task):
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], outputs: Mapping[str, int], generation: Mapping[str, Any]) -> ZeroShotSettings:
-        count = outputs["row"]
-        names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
-        if not isinstance(names, Mapping) or {str(k) for k in names} != {str(i) for i in range(count)}:
-            raise CheckpointError("id2label does not fit the classifier", value=names, expected=f"names for 0 to {count - 1}")
-        labels = tuple(name for _, name in sorted((int(k), str(v)) for k, v in names.items()))
+        labels = _labels.stated(config, outputs["row"])
         if not any(label.lower().startswith("entail") for label in labels):
             warnings.warn(
                 f"none of the checkpoint's labels begins with 'entail' ({', '.join(labels)}): the last is taken for entailment. "
@@ -125,11 +115,7 @@ class ZeroShotClassification(Task):
         return ZeroShotSettings(labels=labels)
 
     def to_hf(self) -> dict[str, Any]:
-        return {
-            "id2label": {str(i): name for i, name in enumerate(self.labels)},
-            "label2id": {name: i for i, name in enumerate(self.labels)},
-            "problem_type": "single_label_classification",
-        }
+        return {**_labels.as_hf(self.labels), "problem_type": "single_label_classification"}
 
     def outputs(self) -> dict[str, int]:
         return {"row": len(self.labels)}
@@ -163,9 +149,7 @@ class ZeroShotClassification(Task):
         template = options.hypothesis_template or self.settings.hypothesis_template
         rows = []
         for number, name in enumerate(names):
-            windows, cut = inputs.read(
-                text, _hypothesis(template, name), long=options.long, max_length=options.max_length, stride=options.stride, over="text", where=where
-            )
+            windows, cut = inputs.read(text, _hypothesis(template, name), options, over="text", where=where)
             for window in windows:
                 notes = {"candidate": number, "content": max(1, window.sequence.count(0)), "truncated": cut}
                 row = Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes)
