@@ -7,7 +7,7 @@ read in a fresh process: load, a warm-up of 2,000 characters, then the document.
 (VmHWM, reset after the warm-up), "above" what of it lies above the resident memory after the warm-up. Both ratios are printed; the goal, a ratio of 1.2 of
 the whole process, is that of the issue. The document is English prose of made-up sentences, about 4.4 characters a token. Tagging and answering name
 entities as a random model does: one in ten words or so, many more than there are in prose. Features are pooled; unpooled, the answer itself is as long as
-the document. Writing tasks write 4 tokens a piece. Generation takes a prompt that does not fit only with ``handle_long_generation="hole"``, and the four
+the document. Writing tasks write 4 tokens a piece. Generation takes a prompt that does not fit only with ``handle_long_generation="hole"``, and the five
 pair tasks read their document beside a short text.
 """
 
@@ -44,6 +44,7 @@ TASKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "multiple_choice": ("bert", ENCODER, {}, {}),
     "zero_shot_classification": ("bert", ENCODER, {"labels": ("contradiction", "neutral", "entailment")}, {"candidate_labels": ("travel", "work")}),
     "feature_extraction": ("bert", ENCODER, {}, {"pooling": "mean"}),
+    "sentence_similarity": ("bert", ENCODER, {}, {}),
     "text_generation": ("gpt2", {**ENCODER, "num_heads": 6}, {}, {**SHORT, "handle_long_generation": "hole"}),
     "translation": ("bart", PAIR, {}, SHORT),
     "summarization": ("bart", PAIR, {}, SHORT),
@@ -68,6 +69,8 @@ def example(task: str, text: str) -> dict[str, Any]:
         return {"question": "Who crossed the river?", "context": text}
     if task == "next_sentence":
         return {"text": text, "next": "They returned in the morning."}
+    if task == "sentence_similarity":
+        return {"text": text, "text_pair": "They crossed the river."}
     if task == "multiple_choice":
         return {"question": "Who crossed the river?", "choices": ["Ada", "Henry"], "context": text}
     if task == "fill_mask":
