@@ -366,8 +366,8 @@ def test_an_encoding_without_hangul(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bench(good: Path, tmp_path: Path) -> None:
     rows = small.rows(30)
     began = time.perf_counter()
-    found = measure(str(good), write(tmp_path / "a.jsonl", rows), seconds=1.0)
-    assert time.perf_counter() - began < 6
+    found = measure(str(good), write(tmp_path / "a.jsonl", rows), seconds=4.0)  # with room for a busy machine
+    assert time.perf_counter() - began < 24
     json.dumps(found)
     assert (found["rows"], found["data"], found["task"], found["note"]) == (30, "a.jsonl", "text_classification", "")
     assert [v["name"] for v in found["variants"]] == list(VARIANTS) and found["rounds"] >= 1

@@ -307,12 +307,26 @@ class Folder:
         kinds = (*task.heads, *task.optional_heads)
         tensors, body = self.tensors(kinds), self.outline(kinds)
         names = {kind: f"body.{spec.tied_to}.weight" if (spec := body.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in kinds}
-        sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors}
+        others = self._of_others(kinds)
+        sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors and kind not in others}
         # a table is there without the head that is tied to it
         bare = {kind for kind, spec in body.heads.items() if spec.tied_to and spec.dense and f"task.{kind}.dense.weight" not in tensors}
         if not set(task.heads) <= set(sizes) - bare:
             raise self._headless(task, task.heads)
         return task.from_hf(self.config, sizes, self.generation)
+
+    def _of_others(self, kinds: Sequence[str]) -> set[str]:
+        """Heads whose output layer is that of another head, which the architecture names: BERT calls the one of choices as the one of classes."""
+        hf = self.family.hf
+        stated = next((found for name in _strings(self.config.get("architectures")) if hf and (found := hf.kinds(name)) is not None), ())
+        taken = {name for kind, names in self._outputs(stated).items() if kind not in kinds for name in names}
+        return {kind for kind, names in self._outputs(kinds).items() if names & taken} if taken else set()
+
+    def _outputs(self, kinds: Sequence[str]) -> dict[str, set[str]]:
+        """What the files call the output layers of these heads."""
+        found = {kind: (name, x) for kind in kinds if (x := self.tensors(kinds).get(name := f"task.{kind}.out.weight")) is not None}
+        table = name_table(self.family, kinds, self._prefix, self.outline(kinds).heads)
+        return {kind: set(table.save({name: x})) for kind, (name, x) in found.items()}
 
     @functools.cached_property
     def generation(self) -> dict[str, Any]:
@@ -392,6 +406,12 @@ class Folder:
             fresh |= {name for name in heads if ".out." in name}
         return sorted(fresh)
 
+    @functools.cached_property
+    def _prefix(self) -> str:
+        """What the files' names of the body begin with."""
+        hf = self.family.hf
+        return hf.prefix if hf and any(name.startswith(hf.prefix) for name in self.files) else ""
+
     def tensors(self, kinds: Sequence[str]) -> dict[str, Tensor]:
         """The folder's tensors under our names, those of other heads left out.
 
@@ -400,11 +420,9 @@ class Folder:
         """
         if tuple(kinds) in self._tensors:
             return dict(self._tensors[tuple(kinds)])
-        hf = self.family.hf
-        prefix = hf.prefix if hf and any(name.startswith(hf.prefix) for name in self.files) else ""
         body = self.outline(kinds)
         try:
-            loaded = name_table(self.family, kinds, prefix, body.heads).load(self.files)
+            loaded = name_table(self.family, kinds, self._prefix, body.heads).load(self.files)
         except CheckpointError as problem:
             raise CheckpointError(f"{self.path}: {problem}".rstrip("."), fix="the folder is incomplete or of another family; fetch it again") from None
         if loaded.unknown:

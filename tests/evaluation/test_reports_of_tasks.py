@@ -62,6 +62,10 @@ DATA: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str, str | None]] = 
         [{"question": r["text"], "choices": ["good", "bad", "film"][: 2 + i % 2], "label": i % 2} for i, r in enumerate(rows(24))],
         {"question": "a", "choices": ["b", "c"], "label": 5}, "none of the choices", None,
     ),
+    "sentence_similarity": (
+        [{"text": a["text"], "text_pair": b["text"], "score": i % 6} for i, (a, b) in enumerate(zip(rows(24), rows(24, 1), strict=True))],
+        {"text": "a", "text_pair": "b", "score": "much"}, "the score is missing or no number", None,
+    ),
 }  # fmt: skip
 Trained = Callable[[str], Path]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def test_texts_are_scored_as_the_incumbent_scores_them(name: str, tmp_path: Path
     config.vocab_size = len(tokenizer)
     theirs = randomised(transformers.XLMRobertaForSequenceClassification(config)).eval()
     theirs.save_pretrained(tmp_path)
-    inputs = [text for text in texts(60) if text.strip()]
+    # nabi composes Hangul that is taken apart, the incumbent does not: see `tokens` in docs/differences.md
+    inputs = [unicodedata.normalize("NFC", text) for text in texts(60) if text.strip()]
     wanted = torch.cat([theirs(**tokenizer(text, return_tensors="pt", truncation=True, max_length=512)).logits.softmax(-1) for text in inputs])
     ours = pipeline("text-classification", str(tmp_path), top_k=None, long="truncate")
     for step in (tmp_path, tmp_path / "saved"):

@@ -47,7 +47,7 @@ def written(answer: Any) -> str:
 # ---- new text out of tokens --------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [*TEXTS, "값싼 \U0001f98b\u200d나비\n\t£900", "ᄂ\u1161비"])
+@pytest.mark.parametrize("text", [*TEXTS, "값싼 \U0001f98b\u200d나비\n\t£900"])
 def test_half_a_character_waits_for_the_rest(text: str, folder: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     ids = tokenizer.encode(text, special=False).ids

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,20 @@ def test_what_a_base_lacks_to_answer(tmp_path: Path) -> None:
             assert load(folder).task.labels
         else:
             with pytest.raises(MissingHeadError):
-                load(folder, "text_classification" if name not in ("BertForTokenClassification", "BertForMultipleChoice") else None)
+                load(folder, "text_classification")
+
+
+def test_a_head_of_the_same_name_is_not_taken_for_another(tmp_path: Path) -> None:
+    """BERT calls the layer that scores choices as the one that scores classes."""
+    folder = folder_of("BertForMultipleChoice", tmp_path)
+    assert load(folder).task.name == "multiple_choice"
+    for task in ("text_classification", "sentence_similarity"):
+        with pytest.raises(MissingHeadError) if task == "text_classification" else nullcontext():
+            # control: the same file opens as a classifier where nothing says what it is; a bi-encoder needs no head
+            assert load(folder, task).task.settings.encoder == "bi"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertForSequenceClassification"]}))
+    assert load(folder, "text_classification").task.labels
 
 
 def test_safetensors_go_before_bin(tmp_path: Path) -> None:

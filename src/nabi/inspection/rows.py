@@ -22,7 +22,7 @@ from nabi.tasks import Task
 # the columns that tell a task
 _TOLD = (("token_classification", ("tags",)), ("token_classification", ("spans",)), ("token_classification", ("char_tags",)),
          ("multiple_choice", ("question", "choices")), ("question_answering", ("question", "context")), ("question_answering", ("questions", "context")),
-         ("next_sentence", ("text", "next")), ("text2text_generation", ("source", "target")))  # fmt: skip
+         ("next_sentence", ("text", "next")), ("sentence_similarity", ("text", "text_pair", "score")), ("text2text_generation", ("source", "target")))  # fmt: skip
 _OF_CLASSES = {"single_label", "imbalance"}  # that say something of a label that is no name
 _OF_NAMES = {"unseen_labels", "similar_labels", "mixed_label_types", "numbers_among_names", "rare_labels"}
 SHOWN = 6  # kinds of labels that are counted in a message
@@ -50,7 +50,7 @@ def check_rows(kind: type[Task], table: Table, dev: Table | None = None, *, leng
         DataError: a table lacks a column of the task.
         OptionError: the task has no rows to learn from.
     """
-    if not kind.heads:
+    if not (kind.heads or kind.optional_heads):
         raise OptionError(f"{kind.name} learns from no rows", fix="name another task")
     table, dev = kind.opened(table), dev and kind.opened(dev)
     for part in [table] if dev is None else [table, dev]:
@@ -111,7 +111,7 @@ def _reader(kind: type[Task]) -> Callable[[Mapping[str, Any], str], Any]:
         from nabi.tasks.question_answering import answer_places
 
         return lambda row, where: tuple(answer_places(row, where))
-    if kind.name in ("multiple_choice", "next_sentence", "pretraining"):
+    if kind.name in ("multiple_choice", "next_sentence", "pretraining", "sentence_similarity"):
         task = kind(kind.Settings())
         return lambda row, where: task.truth(row, where)
     label = kind.columns[1] if len(kind.columns) > 1 else None
@@ -131,8 +131,8 @@ def _shown(kind: type[Task], table: Table, labels: Sequence[Any]) -> Table:
         elif kind.name == "multiple_choice":
             choices = row.get("choices")
             text, pair = row.get("question"), "\n".join([str(row.get("context") or ""), *(map(str, choices) if isinstance(choices, list | tuple) else [])])
-        elif kind.name in ("next_sentence", "pretraining"):
-            pair = row.get("next")
+        elif kind.name in ("next_sentence", "pretraining", "sentence_similarity"):
+            pair = row.get("text_pair" if kind.name == "sentence_similarity" else "next")
         told = label if isinstance(label, str | int) else json.dumps(label, ensure_ascii=False, default=str)
         rows.append({"text": text, "text_pair": pair, "label": told})
     return Table(rows, table.name, unit=table.unit, numbers=[int(table.where(i).rpartition(" ")[2]) for i in range(len(table))], sha256=table.sha256)
