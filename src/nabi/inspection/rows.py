@@ -20,9 +20,11 @@ from nabi.metrics.tagged import OUTSIDE, entities, parts_of
 from nabi.tasks import Task
 
 # the columns that tell a task
-_TOLD = (("token_classification", ("tags",)), ("token_classification", ("spans",)), ("token_classification", ("char_tags",)),
-         ("multiple_choice", ("question", "choices")), ("question_answering", ("question", "context")), ("question_answering", ("questions", "context")),
-         ("next_sentence", ("text", "next")), ("sentence_similarity", ("text", "text_pair", "score")), ("text2text_generation", ("source", "target")))  # fmt: skip
+_TOLD = (
+    ("token_classification", ("tags",)), ("token_classification", ("spans",)), ("token_classification", ("char_tags",)),
+    ("multiple_choice", ("question", "choices")), ("question_answering", ("question", "context")), ("question_answering", ("questions", "context")),
+    ("next_sentence", ("text", "next")), ("sentence_similarity", ("text", "text_pair", "score")), ("text2text_generation", ("source", "target")),
+)  # fmt: skip
 _OF_CLASSES = {"single_label", "imbalance"}  # that say something of a label that is no name
 _OF_NAMES = {"unseen_labels", "similar_labels", "mixed_label_types", "numbers_among_names", "rare_labels"}
 SHOWN = 6  # kinds of labels that are counted in a message
