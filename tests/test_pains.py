@@ -461,7 +461,7 @@ def test_pain_14_folders_tasks_and_labels_that_are_wrong_are_told_as_such(folder
 def test_pain_14_a_tokenizer_with_more_tokens_than_the_model_is_refused_before_any_index_error(folders: Folders, tmp_path: Path) -> None:
     shutil.copytree(folders("nli"), torn := tmp_path / "torn")
     (torn / "tokenizer.json").unlink(missing_ok=True)
-    words = (folders("nli").with_name("nli-tokens") / "vocab.txt").read_text(encoding="utf-8")
+    words = (folders("nli") / "vocab.txt").read_text(encoding="utf-8")
     (torn / "vocab.txt").write_text(words + "".join(f"more{i}\n" for i in range(9)), encoding="utf-8")
     message = message_of(lambda: nabi.pipeline("zero-shot-classification", torn))
     assert "the tokenizer has more tokens than the model has vectors" in message and ">" in message

@@ -261,7 +261,7 @@ def test_a_family_that_writes_a_text_for_a_text_is_refused(kind: str, named: str
 
 
 def test_a_family_that_writes_nothing_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
-    tokens = models["bart"].with_name("bart-tokens")
+    tokens = models["bart"]
     with pytest.raises(OptionError, match="Bert writes nothing"):
         nabi.create("bert", "tiny", "text_generation", checkpoint.tasks.find(TASK).Settings(), tokens)
     nabi.save(nabi.create("bert", "tiny", "text_classification", ClassificationSettings(labels=("a", "b")), tokens), tmp_path / "bert")

@@ -87,7 +87,7 @@ def test_an_unknown_pair_is_refused(model: str, expected: str, models: dict[str,
 
 
 def test_a_model_that_was_told_its_language_refuses_another(models: dict[str, Path], tmp_path: Path) -> None:
-    nabi.save(fresh("t5", models["t5"].with_name("t5-tokens"), task=TASK, language="ko"), tmp_path / "out")
+    nabi.save(fresh("t5", models["t5"], task=TASK, language="ko"), tmp_path / "out")
     (answer,) = nabi.pipeline("translation_en_to_ko", tmp_path / "out")("the cat", **QUICK)
     assert isinstance(answer["translation_text"], str)
     with pytest.raises(OptionError, match="'en to de'. Expected en to ko"):
@@ -210,7 +210,7 @@ def test_it_learns_sentences_by_heart_and_says_them_after_loading(run: Any) -> N
 def test_the_figures_are_those_of_the_answers(models: dict[str, Path]) -> None:
     rows = [{"source": "the cat", "target": "s h 한 h 7 。"}, {"source": STORY, "target": "h。。한 7 7 the"}]
     for language, cut in (("de", "13a"), ("ko", "char")):
-        model = fresh("marian", models["marian"].with_name("marian-tokens"), language=language, prefix="")
+        model = fresh("marian", models["marian"], language=language, prefix="")
         score = TranslationScore(cut)
         for row in rows:
             score.add(model.predict(row["source"], **QUICK)["text"], row["target"])
@@ -279,7 +279,7 @@ def test_a_family_that_goes_on_with_a_text_is_refused(models: dict[str, Path]) -
 def test_a_body_without_its_head_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
     from nabi.tasks.text_classification import ClassificationSettings
 
-    tokens = models["bart"].with_name("bart-tokens")
+    tokens = models["bart"]
     classifier = nabi.create("bart", {"vocab_size": 1, **SIZES["bart"]}, "text_classification", ClassificationSettings(labels=("a", "b")), tokens)
     nabi.save(classifier, tmp_path / "out")
     with pytest.raises(MissingHeadError, match="no head for translation.*Train one: nabi train --task translation"):
