@@ -155,7 +155,7 @@ def test_folders_without_weights(tmp_path, folder):
     refusal(tmp_path / "nul\0", "does not exist")
     refusal(folder / "model.safetensors", "a file, not a model folder")
     (tmp_path / "empty").mkdir()
-    refusal(tmp_path / "empty", "no weights among nothing")
+    refusal(tmp_path / "empty", "the folder is empty")
     (tmp_path / "empty" / "notes.txt").touch()
     refusal(tmp_path / "empty", "no weights among notes.txt", "model.safetensors")
     for name in ("tf_model.h5", "flax_model.msgpack", "model.pt"):

@@ -154,11 +154,12 @@ def read_tensors(folder: Path) -> TensorFiles:
         present = sorted(os.listdir(folder))
     except OSError as error:
         raise CheckpointError(f"the folder can't be read ({error.strerror})", value=str(folder)) from None
-    shown = (", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")) or "nothing"
+    shown = ", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")
     fix = "this may be the folder above or below the model's; name the one with the weights"
     if any(_FOREIGN.fullmatch(name) for name in present):
         fix = "weights of other kinds are not opened: load them with the library that wrote them and save them as safetensors (save_pretrained does)"
-    raise CheckpointError(f"no weights among {shown}", value=str(folder), expected=f"{' or '.join(WEIGHT_FILES)}, or an index of its shards", fix=fix)
+    what = f"no weights among {shown}" if present else "the folder is empty"
+    raise CheckpointError(what, value=str(folder), expected=f"{' or '.join(WEIGHT_FILES)}, or an index of its shards", fix=fix)
 
 
 def is_plain_name(name: str, *, folders: bool = False) -> bool:
