@@ -310,7 +310,7 @@ def test_bad_models_leave_nothing_behind(kind: str, work: Path, call: Callable[.
         (base / "nabi.json").unlink()
     if kind == "no weights":
         (base / "config.json").write_text("{}")
-    told = {"missing": "does not exist", "empty": "no weights", "cut off": "can't be read", "unknown type": "unknown family: 'retnet'"}
+    told = {"missing": "does not exist", "empty": "the folder is empty", "cut off": "can't be read", "unknown type": "unknown family: 'retnet'"}
     message = told.get(kind, kind)
     left = here()
     refused(call("train", "--task", "text-classification", "--data", work / "train.jsonl", "--base", "./base", "--out", "out"), message, left)

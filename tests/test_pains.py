@@ -450,7 +450,7 @@ def test_pain_14_folders_tasks_and_labels_that_are_wrong_are_told_as_such(folder
     """The measured rows: a missing folder, an empty one, a task's name with a typo, a number of labels that does not fit."""
     assert "does not exist" in message_of(lambda: nabi.pipeline("ner", str(tmp_path / "nowhere")))
     (tmp_path / "empty").mkdir()
-    assert "no weights" in message_of(lambda: nabi.pipeline("ner", str(tmp_path / "empty")))
+    assert "the folder is empty" in message_of(lambda: nabi.pipeline("ner", str(tmp_path / "empty")))
     assert "Did you mean 'text_classification'?" in message_of(lambda: nabi.pipeline("text-clasification", folders("classifier")))
     shutil.copytree(folders("tagger"), torn := tmp_path / "torn")
     written.edit(torn / "config.json", id2label={"0": "O", "1": "X"}, label2id={"O": 0, "X": 1})
