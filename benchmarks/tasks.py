@@ -199,10 +199,10 @@ def main() -> None:
             if a.out:
                 save(run.model, a.out / name)
         for measure, values in reached.items():
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
             theirs_at, which, interval = told[measure]
             print(
-                f"{name:<20}{len(run.model.task.opened(train)):>7}{rows:>6}  {measure:<14}{statistics.mean(values):>7.4f}{spread:>8.4f}{theirs_at:>10.4f}"
+                f"{name:<20}{len(run.model.task.opened(train)):>7}{rows:>6}  {measure:<14}{statistics.mean(values):>7.4f}{spread:>8}{theirs_at:>10.4f}"
                 f"  {interval:<24}{statistics.mean(seconds):>6.0f}  {' '.join(f'{v:.4f}' for v in values)}  ({which})",
                 flush=True,
             )

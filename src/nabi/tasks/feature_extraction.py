@@ -99,7 +99,7 @@ class FeatureExtraction(Task):
         windows, cut = inputs.read(text, pair, options, over="pair" if over else "text", where=where)
         rows = []
         for window in windows:
-            notes: dict[str, Any] = {"content": max(1, window.special.count(False)), "truncated": cut, "stride": options.stride}
+            notes: dict[str, Any] = {"content": window.weight, "truncated": cut, "stride": options.stride}
             if len(windows) > 1:
                 notes["over"] = window.extent(over)
             rows.append(Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes))

@@ -60,9 +60,9 @@ class MultipleChoice(Task):
             # with a context the question stands before its answer
             text, pair = (question, choice) if context is None else (context, f"{question} {choice}")
             windows, cut = inputs.read(text, pair, options, where=where)
-            contents = [max(1, window.special.count(False)) for window in windows]
-            for window, content in zip(windows, contents, strict=True):
-                share = content / sum(contents)
+            whole = sum(window.weight for window in windows)
+            for window in windows:
+                share = window.weight / whole
                 row = Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes={"choice": number, "share": share, "truncated": cut})
                 if use == "train":
                     row.targets = {"choice": number, "share": share, "right": float(number == right)}

@@ -135,9 +135,9 @@ class SentenceSimilarity(Task):
         rows = []
         for side, (one, pair) in enumerate(pairs):
             windows, cut = inputs.read(one, pair, options, where=where)
-            contents = [max(1, window.special.count(False)) for window in windows]
-            for window, content in zip(windows, contents, strict=True):
-                share = content / sum(contents)
+            whole = sum(window.weight for window in windows)
+            for window in windows:
+                share = window.weight / whole
                 row = Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes={"side": side, "share": share, "truncated": cut})
                 if use == "train":
                     row.targets = {"side": side, "share": share, "score": target}

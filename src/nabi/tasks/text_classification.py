@@ -143,7 +143,7 @@ class TextClassification(Task):
         windows, cut = inputs.read(text, pair, options, where=where)
         rows = []
         for window in windows:
-            notes = {"content": max(1, sum(not s for s in window.special)), "truncated": cut}
+            notes = {"content": window.weight, "truncated": cut}
             rows.append(Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes))
         if use == "train":
             value = self._target(self.truth(example, where))

@@ -33,6 +33,11 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def weight(self) -> int:
+        """Tokens of the texts, special ones left out, and at least 1: what a window counts for in a mean over windows."""
+        return max(1, self.special.count(False))
+
     def without(self, *cuts: tuple[int, int]) -> Encoding:
         """A copy that lacks the token ranges ``cuts``, which lie in order and apart."""
         ends = [0, *(i for cut in cuts for i in cut), len(self.ids)]
