@@ -288,3 +288,38 @@ def test_hidden_tokens_have_the_figures_of_their_score() -> None:
     assert figures == pytest.approx({**score.result(), "next_accuracy": 2 / 3})
     assert score.result() == pytest.approx({"perplexity": np.exp(1.0), "accuracy": 0.6}) and detail.facts() == {"nats": 5.0, "hidden": 5.0, "found": 3.0}
     assert detail.verdicts().loss.tolist() == pytest.approx([4 / 3, 0.5, 0.0]) and "next_accuracy" not in Hidden().figures(np.ones((1, 0)))
+
+
+PLUGIN = """
+from nabi.data import Finding
+from nabi.errors import DataError
+from nabi.tasks.next_sentence import NextSentence
+
+class Rhymes(NextSentence):
+    name, aliases, columns, told_by = "rhymes", (), ("verse", "other", "rhymes"), (("verse", "other"),)
+
+    @classmethod
+    def shown(cls, example):
+        return example.get("verse"), example.get("other")
+
+    @classmethod
+    def said(cls, example, where):
+        if not isinstance(example["rhymes"], bool):
+            raise DataError(f"{where}: rhymes says neither yes nor no", value=example["rhymes"])
+        return example["rhymes"]
+
+    @classmethod
+    def doubts(cls, table, said):
+        yield Finding("yes", "info", f"{said.count(True)} rhymes", (), "")
+
+TASK = Rhymes
+"""
+
+
+def test_the_doctor_asks_a_task_of_a_plugin_like_any_other(tmp_path: Path) -> None:
+    plugin = tmp_path / "rhymes.py"
+    plugin.write_text(PLUGIN)
+    rows = [{"verse": f"a{i}", "other": "b", "rhymes": True} for i in range(4)] + [{"verse": "", "other": "b", "rhymes": 1}]
+    found = said(write(tmp_path / "data.jsonl", rows), "--plugin", plugin)
+    assert found["unreadable"]["rows"] == [4] and found["empty_texts"]["rows"] == [4] and found["yes"]["message"].startswith("4 rhymes")
+    assert found["single_label"]["rows"] == [0, 1, 2, 3], "its labels are classes"

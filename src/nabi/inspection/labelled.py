@@ -17,6 +17,7 @@ from nabi.inspection.facts import opened
 from nabi.inspection.findings import Finding, finding, ordered
 from nabi.inspection.rows import check_rows, task_of
 from nabi.model import Model
+from nabi.plugins import add
 from nabi.text import Tokenizer
 from nabi.weights.sources import resolve
 
@@ -48,6 +49,8 @@ def check_data(
         DataError: a file can't be read as a table.
         CheckpointError: the model can't be loaded.
     """
+    plugins = tuple(plugins)
+    add(plugins)
     table = read_table(data, columns)
     held_out = read_table(dev, columns) if dev else None
     length: Length | None = None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nabi import plugins
 from nabi.batch import FILLER, Batch, Row, Target
-from nabi.data import Table
+from nabi.data import Finding, Table
 from nabi.errors import InputError, OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
@@ -64,6 +64,8 @@ class Task(nn.Module):
         golden_use: how golden examples are encoded.
         together: keep the rows of an example in one batch; ``training``: where the loss compares them, and not when they are read.
         whole_batch: the loss compares examples of a batch with each other, so micro-batches can't split it.
+        told_by: sets of columns, each of which tells that a table is for this task where nobody says it.
+        classed: whether :meth:`said` is one of a few classes, which may be missing or far more frequent than the others.
     """
 
     name: ClassVar[str]
@@ -82,6 +84,8 @@ class Task(nn.Module):
     golden_use: ClassVar[Use] = "predict"
     together: ClassVar[bool | Literal["training"]] = False
     whole_batch: ClassVar[bool] = False
+    told_by: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    classed: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
@@ -253,6 +257,32 @@ class Task(nn.Module):
     def score(self) -> Score:
         """A fresh accumulator."""
         raise NotImplementedError
+
+    # ---- rows as the doctor looks at them --------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def shown(cls, example: Example) -> tuple[Any, Any]:
+        """The text of a labelled row and its pair, None if it has none; whatever stands there where the row can't be read."""
+        return example.get(cls.columns[0]), None
+
+    @classmethod
+    def said(cls, example: Example, where: str) -> Any:
+        """What a labelled row says of its text, in a form that can be compared; the second column by default.
+
+        Raises:
+            UserError: the row can't be read.
+        """
+        return example.get(cls.columns[1]) if len(cls.columns) > 1 else None
+
+    @classmethod
+    def doubts(cls, table: Table, said: Sequence[Any]) -> Iterator[Finding]:
+        """What else is worth telling about labelled rows; nothing by default.
+
+        Args:
+            table: as :meth:`opened`.
+            said: of each row what :meth:`said` gave, None where it could not be read.
+        """
+        return iter(())
 
     def calibrate(self, *scores: Any) -> None:
         """Fit what of the settings is chosen on dev rows, and say it to their scores; nothing by default.

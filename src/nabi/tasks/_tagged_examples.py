@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
-from nabi.errors import DataError, InputError
-from nabi.metrics.tagged import entities
+from nabi.data import Finding, Table
+from nabi.errors import DataError, InputError, shortened
+from nabi.metrics.tagged import OUTSIDE, entities, parts_of
 from nabi.tasks import Example
 
 Span = tuple[int, int]
+SHOWN = 6  # types of entities that are counted in a message
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,31 @@ def _spans(value: Any, text: str, where: str) -> list[tuple[int, int, str]]:
         if other[0] < one[1]:
             raise DataError(f"{where}: two spans overlap", value=[list(one), list(other)], expected="spans that lie apart", fix="keep one of them")
     return found
+
+
+def doubts(table: Table, said: Sequence[Any]) -> Iterator[Finding]:
+    """Tags that no scheme allows, and how many entities there are of each type."""
+    broken, counts = [], Counter[str]()
+    example = ""
+    for i, found in enumerate(said):
+        if not found:
+            continue
+        tags = [tag for tag in found if isinstance(tag, str)]
+        if not tags:
+            counts.update(span[2] for span in found)
+            continue
+        counts.update(type_ for type_, _, _ in entities(tags))
+        for before, tag in zip([OUTSIDE, *tags], tags, strict=False):
+            if tag[:2] == "I-" and (parts_of(before)[0] not in ("B", "I") or parts_of(before)[1] != parts_of(tag)[1]):
+                example = example or f"{tag} behind {before}"
+                broken.append(i)
+                break
+    if broken:
+        places = "; ".join(table.where(i) for i in broken[:3]) + ("; ..." if len(broken) > 3 else "")
+        message = f"{len(broken):,} of {len(table):,} rows: a tag inside an entity that nothing begins, such as {example} ({places})"
+        yield Finding("broken_tags", "warning", message, tuple(broken), "write B- where an entity begins; it is read as its begin anyway")
+    if counts:
+        told = ", ".join(f"{shortened(name)} {count:,}" for name, count in counts.most_common(SHOWN)) + (", ..." if len(counts) > SHOWN else "")
+        yield Finding("entities", "info", f"{counts.total():,} entities in {len(table):,} rows: {told}.", (), "")
+    else:
+        warnings.warn(f"{table.name} has no entities, so there is nothing to learn", stacklevel=2)

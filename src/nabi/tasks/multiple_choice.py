@@ -34,6 +34,7 @@ class MultipleChoice(Task):
     Options = Reading
     targets = {"choice": Target("row"), "share": Target("row", dtype=torch.float32), "right": Target("row", dtype=torch.float32)}
     main_metric = "accuracy"
+    told_by, classed = (("question", "choices"),), True
     together = "training"
 
     @classmethod
@@ -104,6 +105,16 @@ class MultipleChoice(Task):
         return {"label": best, "choice": choices[best], "score": scores[best], "scores": scores, "windows": max(windows), "truncated": cut}
 
     def truth(self, example: Example, where: str) -> int:
+        return self.said(example, where)
+
+    @classmethod
+    def shown(cls, example: Example) -> tuple[Any, Any]:
+        choices = example.get("choices")
+        told = map(str, choices) if isinstance(choices, list | tuple) else ()
+        return example.get("question"), "\n".join((str(example.get("context") or ""), *told))
+
+    @classmethod
+    def said(cls, example: Example, where: str) -> int:
         """The number of the right choice, which the label gives as such or by its text."""
         choices, label = _choices(example, where), example.get("label")
         if isinstance(label, str) and label in choices:

@@ -49,6 +49,8 @@ class NextSentence(Task):
     Options = NextSentenceOptions
     targets = {"next": Target("row")}
     main_metric = "accuracy"
+    told_by: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "next"),)
+    classed = True
 
     def outputs(self) -> dict[str, int]:
         return {"next_sentence": len(NAMES)}
@@ -76,6 +78,14 @@ class NextSentence(Task):
         return {**told(readings[0]), "truncated": rows[0].notes["truncated"]}
 
     def truth(self, example: Example, where: str) -> bool:
+        return self.said(example, where)
+
+    @classmethod
+    def shown(cls, example: Example) -> tuple[Any, Any]:
+        return example.get("text"), example.get("next")
+
+    @classmethod
+    def said(cls, example: Example, where: str) -> bool:
         value = example.get("is_next")
         found = _TRUTHS.get(str(value).lower())
         if found is None:

@@ -33,6 +33,7 @@ class Pretraining(NextSentence):
     Options, Settings = NextSentenceOptions, FillMaskSettings
     targets = {"masked": Target("token"), "next": Target("row")}
     main_metric, lower_is_better = "perplexity", True
+    told_by = ()  # the rows of next_sentence, which its name stands for
     golden_use = "evaluate"
 
     def __init__(self, settings: FillMaskSettings) -> None:

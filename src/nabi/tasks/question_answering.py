@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nabi.batch import FILLER, Batch, Row, Target
-from nabi.data import Table
+from nabi.data import Finding, Table
 from nabi.errors import DataError, InputError, OptionError, shortened
 from nabi.inputs import Inputs
 from nabi.metrics.answered import Answered, AnswerScore
@@ -100,6 +100,7 @@ class QuestionAnswering(Task):
     Options = AnsweringOptions
     Settings = AnsweringSettings
     main_metric = "f1"
+    told_by = (("question", "context"), ("questions", "context"))
     targets = {"start": Target("row"), "end": Target("row"), "place": Target("token", dtype=torch.bool)}
 
     settings: AnsweringSettings
@@ -281,6 +282,21 @@ class QuestionAnswering(Task):
 
     def truth(self, example: Example, where: str) -> list[str]:
         return _texts(example, where)
+
+    @classmethod
+    def shown(cls, example: Example) -> tuple[Any, Any]:
+        return example.get("context"), example.get("question")
+
+    @classmethod
+    def said(cls, example: Example, where: str) -> tuple[tuple[int, int], ...]:
+        return tuple(answer_places(example, where))
+
+    @classmethod
+    def doubts(cls, table: Table, said: Sequence[Any]) -> Iterator[Finding]:
+        """The rows that have no answer."""
+        if silent := tuple(i for i, places in enumerate(said) if places == ()):
+            message = f"{len(silent):,} of {len(table):,} rows have no answer, so the model learns to give none."
+            yield Finding("no_answers", "info", message, silent, "")
 
     def score(self) -> Score:
         return _Score(self.settings.threshold)

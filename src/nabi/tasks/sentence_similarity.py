@@ -59,6 +59,7 @@ class SentenceSimilarity(Task):
     Options, Settings = Reading, SimilaritySettings
     targets = {"side": Target("row"), "share": Target("row", dtype=torch.float32), "score": Target("row", dtype=torch.float32)}
     main_metric = "spearman"
+    told_by = (("text", "text_pair", "score"),)
     together = "training"
 
     reads: str = "text"
@@ -203,6 +204,14 @@ class SentenceSimilarity(Task):
         return {**told, "windows": max(Counter(sides).values()), "truncated": any(row.notes["truncated"] for row in rows)}
 
     def truth(self, example: Example, where: str) -> float:
+        return self.said(example, where)
+
+    @classmethod
+    def shown(cls, example: Example) -> tuple[Any, Any]:
+        return example.get("text"), example.get("text_pair")
+
+    @classmethod
+    def said(cls, example: Example, where: str) -> float:
         return _number(example.get("score"), where)
 
     def score(self) -> Score:

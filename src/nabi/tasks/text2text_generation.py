@@ -18,6 +18,7 @@ class Text2TextGeneration(TextToText):
     hf_task = "text2text-generation"
     key = "generated"
     main_metric = "rougeL"
+    told_by = (("source", "target"),)
     in_pieces = False  # what a piece of a question means, nobody knows
 
     def score(self) -> Score:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nabi.batch import FILLER, Batch, Row, Target
+from nabi.data import Finding, Table
 from nabi.errors import DataError, OptionError, unknown
 from nabi.inputs import Inputs, Long, Reading
 from nabi.metrics.detail import Array, Detail
@@ -37,7 +38,7 @@ from nabi.tasks._entities import (
     without_overlaps,
     word_units,
 )  # fmt: skip
-from nabi.tasks._tagged_examples import Labels, content, labels_of, mover, same, spans_of
+from nabi.tasks._tagged_examples import Labels, content, doubts, labels_of, mover, same, spans_of
 from nabi.text.encoding import Encoding
 
 IGNORED = -100  # a token without a label
@@ -106,6 +107,7 @@ class TokenClassification(Task):
     Options, Settings = TokenOptions, TokenSettings
     targets = {"tags": Target("token")}
     main_metric = "f1"
+    told_by = (("tags",), ("spans",), ("char_tags",))
 
     def __init__(self, settings: TokenSettings) -> None:
         super().__init__(settings)
@@ -292,6 +294,21 @@ class TokenClassification(Task):
         content(example, False, where, DataError)
         found = self._found(example, where)
         return {"tags": found.tags} if found.tags is not None else {"spans": found.spans}
+
+    @classmethod
+    def shown(cls, example: Example) -> tuple[Any, Any]:
+        text, tokens = example.get("text"), example.get("tokens")
+        return (text if isinstance(text, str) else " ".join(map(str, tokens)) if isinstance(tokens, list | tuple) else tokens), None
+
+    @classmethod
+    def said(cls, example: Example, where: str) -> tuple[Any, ...]:
+        content(example, False, where)
+        found = labels_of(example, (), where)
+        return tuple(found.spans if found.tags is None else found.tags)
+
+    @classmethod
+    def doubts(cls, table: Table, said: Sequence[Any]) -> Iterator[Finding]:
+        return doubts(table, said)
 
     def score(self) -> Score:
         return _Score(self.types, self._each)
