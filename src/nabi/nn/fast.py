@@ -6,6 +6,7 @@ What was measured is in benchmarks/linear.py: torch's default float32 product ru
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALL = 1 << 18  # numbers in a matrix
+# How many products oneDNN and torch's binding to it remember, each by its exact shape, with code and buffers. No two packed batches have the same number of
+# tokens, so what is remembered hardly comes back, and 1,024 of them, which is the usual number, are gigabytes; a batch itself needs a dozen or two. Both are
+# read at the first product; who sets them otherwise is obeyed.
+for _name, _most in (("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"), ("LRU_CACHE_CAPACITY", "32")):
+    os.environ.setdefault(_name, _most)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,13 @@ from torch import Tensor
 
 from nabi.batch import Batch
 from nabi.errors import TrainingError
+from nabi.memory import trimmed
 from nabi.model import Model
 from nabi.training.feed import Feed, mixed
 from nabi.training.optimizer import Optimizer
 from nabi.training.plan import Plan
+
+TRIMMED = 16  # updates on a CPU before free memory is given back
 
 
 @dataclass
@@ -87,7 +90,10 @@ def train(model: Model, feed: Feed, plan: Plan, state: State | None = None) -> I
         optimizer.restore(state.optimizer)
     trainable = [p.requires_grad for p in model.parameters()]
     try:
-        for n in range(begin, feed.total):
+        steps: Iterable[int] = range(begin, feed.total)
+        if model.device.type == "cpu":
+            steps = trimmed(steps, lambda _: 1, TRIMMED)
+        for n in steps:
             yield _step(model, optimizer, feed, plan, n)
     finally:
         for parameter, was in zip(model.parameters(), trainable, strict=True):
