@@ -7,20 +7,18 @@ import gzip
 import io
 import lzma
 import os
-import resource
 import struct
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
-from corpus_reading import paths, read_source
 
+from corpus_reading import paths, read_source
 from nabi.data.corpus import archives
 from nabi.errors import DataError
 

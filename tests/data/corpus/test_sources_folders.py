@@ -8,8 +8,8 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from corpus_reading import paths, read_source
 
+from corpus_reading import paths, read_source
 from nabi.data.corpus import listing
 from nabi.data.corpus.documents import Origin, Trouble
 from nabi.data.corpus.folders import open_origin

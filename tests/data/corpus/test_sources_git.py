@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from corpus_reading import paths, read_source
 
+from corpus_reading import paths, read_source
 from nabi.data.corpus import git, listing
 from nabi.data.corpus.documents import Origin, Trouble
 from nabi.data.corpus.sources import open_origin
