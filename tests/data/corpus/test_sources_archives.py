@@ -45,7 +45,8 @@ def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
 
 FORMATS: dict[str, Callable[[dict[str, bytes]], bytes]] = {
     ".zip": zip_of, ".tar": tar_of, ".tar.gz": lambda f: gzip.compress(tar_of(f)), ".tgz": lambda f: gzip.compress(tar_of(f)),
-    ".tar.zst": lambda f: zstandard.compress(tar_of(f)), ".tar.bz2": lambda f: bz2.compress(tar_of(f)), ".tar.xz": lambda f: lzma.compress(tar_of(f)) + b"\0" * 8,
+    ".tar.zst": lambda f: zstandard.compress(tar_of(f)),
+    ".tar.bz2": lambda f: bz2.compress(tar_of(f)), ".tar.xz": lambda f: lzma.compress(tar_of(f)) + b"\0" * 8,
 }  # fmt: skip
 
 
@@ -67,7 +68,8 @@ def test_tars_of_every_kind_with_long_names(tmp_path: Path, format: int) -> None
 
 @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
 def test_names_are_chosen_and_nested_archives_counted(tmp_path: Path, ending: str) -> None:
-    files = FILES | {"deep/in.zip": b"PK", "x/.git/config": b"no", "x/__pycache__/a.py": b"no", "b/long.py": b"x" * 101, "nul.py": b"\0" * 9, "data/in.tar": b""}
+    files = FILES | {"deep/in.zip": b"PK", "x/.git/config": b"no", "x/__pycache__/a.py": b"no", "b/long.py": b"x" * 101, "nul.py": b"\0" * 9}
+    files["data/in.tar"] = b""
     (tmp_path / f"a{ending}").write_bytes(FORMATS[ending](files))
     documents, trouble, _ = read_source(tmp_path / f"a{ending}", include=("*.py",), exclude=("한*", "data"), max_bytes=100)
     assert sorted(d.facts["path"] for d in documents) == ["a.py", "b/x.py"]
@@ -75,7 +77,8 @@ def test_names_are_chosen_and_nested_archives_counted(tmp_path: Path, ending: st
 
 
 BAD_NAMES = [
-    "../x", "a/../../x", "a/..", "..", "/etc/passwd", "//server/share", "/", "C:/x", "c:x", "Z:\\x", "a\\b", "..\\x", "\\\\server\\x", "\\x", "a/b\\..\\c", "a/../b",
+    "../x", "a/../../x", "a/..", "..", "/etc/passwd", "//server/share", "/", "C:/x", "c:x", "Z:\\x", "a\\b", "..\\x", "\\\\server\\x",
+    "\\x", "a/b\\..\\c", "a/../b",
     "./../x", "a//../x", "x" * 4097, "a/" * 2050 + "b", "../" * 50 + "x", "C:", "a/b/..",
 ]  # fmt: skip
 
@@ -138,7 +141,8 @@ def bomb(path: Path, size: int) -> None:
     info.size = size
     head = info.tobuf(tarfile.GNU_FORMAT)
     zeros = bytes(1 << 24)
-    pack = {".gz": lambda data: gzip.compress(data, 1), ".bz2": bz2.compress, ".xz": lambda data: lzma.compress(data, preset=0), ".zst": zstandard.compress}[path.suffix]
+    packs = {".gz": lambda data: gzip.compress(data, 1), ".bz2": bz2.compress, ".xz": lambda data: lzma.compress(data, preset=0), ".zst": zstandard.compress}
+    pack = packs[path.suffix]
     with path.open("wb") as out:
         out.write(pack(head))
         part = pack(zeros)
@@ -263,8 +267,10 @@ def test_packings_without_a_limit_are_not_unpacked(tmp_path: Path) -> None:
         read_source(tmp_path / "a.zip")
 
 
-@pytest.mark.parametrize(("name", "data", "words"), [("a.zip", b"PK\3\4", "not a whole zip"), ("a.zip", b"", "not a whole zip"), ("a.tar.gz", b"plain", "not a gzip file"),
-                                                     ("a.tar.xz", tar_of(FILES), "not a xz file"), ("a.rar", b"", "not an archive")])  # fmt: skip
+@pytest.mark.parametrize(("name", "data", "words"), [
+    ("a.zip", b"PK\3\4", "not a whole zip"), ("a.zip", b"", "not a whole zip"), ("a.tar.gz", b"plain", "not a gzip file"),
+    ("a.tar.xz", tar_of(FILES), "not a xz file"), ("a.rar", b"", "not an archive"),
+])  # fmt: skip
 def test_what_is_no_archive_is_an_error(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=words):

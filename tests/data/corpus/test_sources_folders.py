@@ -111,8 +111,10 @@ def test_what_cannot_be_read_is_counted_by_reason(tmp_path: Path) -> None:
     (folder / "broken").symlink_to(outside / "nothing")
     os.mkfifo(folder / "pipe.py")
     for name, data in {
-        "nul.py": b"a = 1\0\n" * 20, "elf.so": b"\x7fELF\0\1", "cp949.txt": "안녕하세요 반갑습니다".encode("cp949"), "latin.txt": "déjà vu à la".encode("latin-1"),
-        "utf16.txt": "안녕 hello\n".encode("utf-16"), "utf16le.txt": "plain old words\n".encode("utf-16-le"), "long.txt": b"x" * 2001, "fits.txt": b"x" * 2000,
+        "nul.py": b"a = 1\0\n" * 20, "elf.so": b"\x7fELF\0\1", "cp949.txt": "안녕하세요 반갑습니다".encode("cp949"),
+        "latin.txt": "déjà vu à la".encode("latin-1"),
+        "utf16.txt": "안녕 hello\n".encode("utf-16"),
+        "utf16le.txt": "plain old words\n".encode("utf-16-le"), "long.txt": b"x" * 2001, "fits.txt": b"x" * 2000,
         "mark.txt": b"\xef\xbb\xbfmarked", "empty.txt": b"",
     }.items():  # fmt: skip
         (folder / name).write_bytes(data)
@@ -120,7 +122,8 @@ def test_what_cannot_be_read_is_counted_by_reason(tmp_path: Path) -> None:
     assert {d.path: len(d.text) for d in documents} == {"closed.py": 17, "empty.txt": 0, "fits.txt": 2000, "good.py": 15, "mark.txt": 6, "sub/deep.py": 19}
     assert dict(trouble.counts) == {"link": 3, "binary": 2, "not UTF-8": 4, "too long": 1, "unreadable": 1}
     seen = "\n".join(line for lines in trouble.examples.values() for line in lines)
-    for words in ("elf.so: a NUL byte at byte 4; it looks like a program (ELF)", "cp949.txt: byte 0; it looks like CP949", "looks like LATIN1", "looks like UTF-16\n",
+    for words in ("elf.so: a NUL byte at byte 4; it looks like a program (ELF)", "cp949.txt: byte 0; it looks like CP949", "looks like LATIN1",
+                  "looks like UTF-16\n",
                   "looks like UTF-16LE", "nul.py: a NUL byte at byte 5", "pipe.py: not a plain file", "long.txt: 2,001 bytes"):  # fmt: skip
         assert words in f"{seen}\n", words
 

@@ -18,7 +18,10 @@ ENVIRONMENT = {
     "PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b.c",
     "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b.c", "GIT_AUTHOR_DATE": "2020-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2020-01-01T00:00:00Z",
 }  # fmt: skip
-FILES = {"b.py": b"print('b')\n", "a/z.py": b"z = 1\n", "a-b.py": "x = '안녕'\n".encode(), "a.txt": b"text", "한글.py": b"pass\n", "nul.bin": b"\0\1", "long.py": b"x" * 2001}
+FILES = {
+    "b.py": b"print('b')\n", "a/z.py": b"z = 1\n", "a-b.py": "x = '안녕'\n".encode(), "a.txt": b"text",
+    "한글.py": b"pass\n", "nul.bin": b"\0\1", "long.py": b"x" * 2001,
+}  # fmt: skip
 
 
 def run(folder: Path, *words: str, data: bytes = b"") -> str:
@@ -94,8 +97,10 @@ def test_the_listing_keeps_its_commit_when_head_moves(repository: Path, tmp_path
     assert "b.py" in [d.path for d in documents] and documents[0].facts["commit"] == first
 
 
-@pytest.mark.parametrize(("url", "repo"), [("https://user:secret@github.com/o/n.git", "https://github.com/o/n.git"), ("git@github.com:o/n.git", "git@github.com:o/n.git"),
-                                           ("https://ghp_token@host/x", "https://host/x")])  # fmt: skip
+@pytest.mark.parametrize(("url", "repo"), [
+    ("https://user:secret@github.com/o/n.git", "https://github.com/o/n.git"), ("git@github.com:o/n.git", "git@github.com:o/n.git"),
+    ("https://ghp_token@host/x", "https://host/x"),
+])  # fmt: skip
 def test_the_remote_is_told_without_a_password(repository: Path, url: str, repo: str) -> None:
     run(repository, "remote", "add", "origin", url)
     assert read_source(repository)[0][0].facts["repo"] == repo
@@ -111,8 +116,10 @@ def test_nothing_that_the_repository_says_is_run(repository: Path, tmp_path: Pat
         (repository / ".git" / "hooks" / hook).symlink_to(script)
     (tmp_path / "more").write_text("[remote \"origin\"]\nurl = included\n")
     with (repository / ".git" / "config").open("a") as config:
-        config.write(f'[core]\nfsmonitor = {script}\nsshCommand = {script}\npager = {script}\nalternateRefsCommand = {script}\n[filter "x"]\nsmudge = {script}\n'
-                     f'clean = {script}\n[diff "x"]\ntextconv = {script}\n[extensions]\npartialClone = evil\n[remote "evil"]\nurl = ext::{script}\npromisor = true\n'
+        config.write(f'[core]\nfsmonitor = {script}\nsshCommand = {script}\npager = {script}\nalternateRefsCommand = {script}\n'
+                     f'[filter "x"]\nsmudge = {script}\n'
+                     f'clean = {script}\n[diff "x"]\ntextconv = {script}\n'
+                     f'[extensions]\npartialClone = evil\n[remote "evil"]\nurl = ext::{script}\npromisor = true\n'
                      f'[protocol]\nallow = always\n[include]\npath = {tmp_path / "more"}\n[uploadpack]\npackObjectsHook = {script}\n')  # fmt: skip
     (repository / ".git" / "info").mkdir(exist_ok=True)
     (repository / ".git" / "info" / "attributes").write_text("* filter=x diff=x\n")

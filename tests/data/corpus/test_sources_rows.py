@@ -213,7 +213,8 @@ def test_facts_can_always_be_written(tmp_path: Path) -> None:
     ("middle", "reason", "number"),
     [
         (b"a,b,c\n", "broken row", 3), (b"a\n", "broken row", 3), (b'"a"b,1\n', "broken row", 3), (b'"' + b"long\n" * 300 + b'",1\n', "too long", 3),
-        (b"x" * 1001 + b",1\n", "too long", 3), (b'"' + b"x" * 1001 + b'\n a ""quote"" \n",1\n', "too long", 3), (b"caf\xe9,1\n", "not UTF-8", 3), (b"\0,1\n", "binary", 3),
+        (b"x" * 1001 + b",1\n", "too long", 3), (b'"' + b"x" * 1001 + b'\n a ""quote"" \n",1\n', "too long", 3),
+        (b"caf\xe9,1\n", "not UTF-8", 3), (b"\0,1\n", "binary", 3),
     ],
 )  # fmt: skip
 def test_a_bad_row_of_a_csv_is_counted_and_the_next_is_read(tmp_path: Path, middle: bytes, reason: str, number: int) -> None:
@@ -233,7 +234,8 @@ def test_a_quote_that_is_never_closed_takes_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "data", "words"), [
-    ("a.jsonl.gz", gzip.compress(as_jsonl(EXPORT))[:-20], "gzip data is cut off"), ("a.jsonl.zst", zstandard.compress(as_jsonl(EXPORT))[:-20], "zstd data is cut off"),
+    ("a.jsonl.gz", gzip.compress(as_jsonl(EXPORT))[:-20], "gzip data is cut off"),
+    ("a.jsonl.zst", zstandard.compress(as_jsonl(EXPORT))[:-20], "zstd data is cut off"),
     ("a.csv.gz", as_csv(EXPORT), "not a gzip file"), ("a.jsonl.zst", zstandard.compress(as_jsonl(EXPORT))[:50] + b"\xff" * 50, "zstd data is damaged"),
     ("a.parquet", as_parquet(EXPORT)[:-50], "not a whole Parquet file"), ("a.parquet", b"PAR1" + b"\xff" * 100 + b"PAR1", "not a whole Parquet file"),
     ("a.csv", b'"never closed', "names of the columns"), ("a.csv", b"text,text\na,b\n", "appears twice"),
