@@ -44,7 +44,7 @@ def as_jsonl(table: list[dict[str, Any]]) -> bytes:
 
 def as_parquet(table: list[dict[str, Any]]) -> bytes:
     out = io.BytesIO()
-    pa.parquet.write_table(pa.Table.from_pylist(table), out, row_group_size=40)
+    pq.write_table(pa.Table.from_pylist(table), out, row_group_size=40)
     return out.getvalue()
 
 
