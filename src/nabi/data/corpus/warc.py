@@ -176,7 +176,8 @@ def answer(block: bytes, most: int) -> Answer:
 
 def _joined(body: bytes) -> bytes:
     """The chunks of a body as one; the body itself if it does not lie in chunks, as crawlers keep it joined with the old header."""
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = body.find(b"\n", at, at + 200)
         size = body[at : max(end, at)].partition(b";")[0].strip()

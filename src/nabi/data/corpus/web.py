@@ -75,13 +75,13 @@ class Web(Listed):
         super().__init__(origin)
         self.extract, self.most = extract, origin.max_bytes * MARKUP
         place = Path(origin.path)
-        self.root = str(place if place.is_dir() else place.parent)
+        self.root = place if place.is_dir() else place.parent
         self.names = Names(origin)
 
     def entries(self, scratch: Path) -> Iterator[Entry]:
         place = Path(self.origin.path)
         if place.is_dir():
-            found = walk(self.root, Names(replace(self.origin, include=()), WEB), scratch)
+            found = walk(str(self.root), Names(replace(self.origin, include=()), WEB), scratch)
             yield from (entry for entry in found if _is_crawl(entry.path) or self.names.wants(entry.path))
         elif _is_crawl(place.name) or self.names.wants(place.name):
             yield Entry(place.name, size=place.stat().st_size)
@@ -89,7 +89,7 @@ class Web(Listed):
     def documents(self, entry: Entry, trouble: Trouble) -> Iterator[Document]:
         path = shown(entry.path)
         try:
-            file = opened(f"{self.root}/{entry.path}", path, follow=not Path(self.origin.path).is_dir())
+            file = opened(self.root / entry.path, path, follow=not Path(self.origin.path).is_dir())
         except OSError as problem:
             trouble.add("link" if problem.errno == errno.ELOOP else reason_of(problem), path, problem.strerror or str(problem))
             return

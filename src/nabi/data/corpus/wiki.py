@@ -67,7 +67,7 @@ class Wiki:
 
     def read(self, unit: Unit, trouble: Trouble) -> Iterator[Document]:
         try:
-            packed = opened(self.origin.path, self.file, follow=True)
+            packed = opened(Path(self.origin.path), self.file, follow=True)
         except OSError as problem:
             raise DataError("the dump can't be read", value=self.origin.path, fix=str(problem)) from None
         with Stream(packed, packing_of(self.file), self.file) as stream:
