@@ -68,7 +68,7 @@ def _extractor() -> Callable[[str], str | None]:
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     config = use_config()
     # characters from which a text is believed to be the main one; 250 there, but a Korean sentence has half as many as an English one
-    config["DEFAULT"]["MIN_EXTRACTED_SIZE"] = "100"
+    config["DEFAULT"]["MIN_EXTRACTED_SIZE"] = "60"
     return lambda page: trafilatura.extract(page, fast=True, include_comments=False, output_format="txt", config=config)
 
 
