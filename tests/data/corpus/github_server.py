@@ -148,7 +148,7 @@ def handler(hub: GitHubServer, server: str) -> type[BaseHTTPRequestHandler]:
                 return self.answer(416, b"", {})
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            self.answer(206 if start else 200, data[start:], headers, hub.cuts.pop(0) if hub.cuts else None, chunked=hub.chunked)
+            return self.answer(206 if start else 200, data[start:], headers, hub.cuts.pop(0) if hub.cuts else None, chunked=hub.chunked)
 
         def json(self, body: Any, headers: dict[str, str] | None = None) -> None:
             self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})

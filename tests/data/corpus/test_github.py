@@ -237,8 +237,8 @@ def test_a_longer_wait_than_allowed_says_when_to_come_again(hub: GitHubServer, t
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (401, OptionError, "refuses the token"), (403, DataError, "refuses access"), (404, DataError, "does not have this"), (409, DataError, "nothing in this"),
-        (422, DataError, "does not understand"), (451, DataError, "legal reasons"), (418, DataError, r"\(418\)"),
+        (401, OptionError, "refuses the token"), (403, DataError, "refuses access"), (404, DataError, "does not have this"),
+        (409, DataError, "nothing in this"), (422, DataError, "does not understand"), (451, DataError, "legal reasons"), (418, DataError, r"\(418\)"),
     ],
 )  # fmt: skip
 def test_each_refusal_is_told_at_once(hub: GitHubServer, tmp_path: Path, status: int, error: type[Exception], message: str) -> None:
@@ -269,8 +269,9 @@ def test_no_server_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     "body",
-    [b"<html>a proxy</html>", b"[]", b"{}", b"null", b'{"full_name": "../../etc/x", "default_branch": "main"}', b'{"full_name": 3}', b"[" * 100_000, b"\xff\xfe", b""],
-)
+    [b"<html>a proxy</html>", b"[]", b"{}", b"null", b'{"full_name": "../../etc/x", "default_branch": "main"}', b'{"full_name": 3}', b"[" * 100_000,
+     b"\xff\xfe", b""],
+)  # fmt: skip
 def test_an_answer_that_is_not_the_api_s_is_an_error(hub: GitHubServer, tmp_path: Path, body: bytes) -> None:
     hub.other["/repos/ada/engine"] = body
     with pytest.raises(DataError, match="no answer of this API"):

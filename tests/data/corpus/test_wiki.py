@@ -46,7 +46,8 @@ def written(path: Path, text: str) -> Path:
 @pytest.mark.parametrize("name", ["ko.xml", "ko.xml.bz2"])
 def test_pages_of_the_main_namespace_are_documents(tmp_path: Path, name: str) -> None:
     dump = SITE + page("나비 (곤충)", "옛 글", "'''나비'''는 [[곤충]]이다. [[파일:a.jpg|섬네일]] [[분류:나비]]") + page("틀:정보", "x", space=10)
-    dump += page("Butterfly", "#REDIRECT", redirect='<redirect title="나비" />') + page("Code", "return 1", model="Scribunto") + page("빈", "{{틀}}") + "</mediawiki>"
+    dump += page("Butterfly", "#REDIRECT", redirect='<redirect title="나비" />') + page("Code", "return 1", model="Scribunto")
+    dump += page("빈", "{{틀}}") + "</mediawiki>"
     documents, trouble = read(written(tmp_path / name, dump), license="CC-BY-SA-4.0")
     assert [(d.text, d.path) for d in documents] == [("나비는 곤충이다.", f"{name}!나비 (곤충)")]
     url = "https://ko.wikipedia.org/wiki/%EB%82%98%EB%B9%84_(%EA%B3%A4%EC%B6%A9)"
@@ -148,7 +149,10 @@ def test_wikitext_becomes_running_text(wikitext: str, text: str) -> None:
     assert plain(wikitext, {"파일", "file", "image"}, {"분류", "category"}) == text
 
 
-@pytest.mark.parametrize("piece", ["{{", "[[", "[[a|", "{{a|", "<ref>", "{|\n", "<!--", "<a ", "<a", "[//", "''", "= ", "( ", ":", "}}", "]]", "{{[[", "&", "__A", "<nowiki>", "\n "])
+@pytest.mark.parametrize(
+    "piece",
+    ["{{", "[[", "[[a|", "{{a|", "<ref>", "{|\n", "<!--", "<a ", "<a", "[//", "''", "= ", "( ", ":", "}}", "]]", "{{[[", "&", "__A", "<nowiki>", "\n "],
+)
 def test_the_cleaner_s_time_is_linear_whatever_comes(piece: str) -> None:
     closing = {"[[a|": "]]", "{{a|": "}}"}.get(piece, "")
 
