@@ -18,7 +18,10 @@ from nabi.data.corpus.streams import HostileError
 from nabi.data.corpus.web import TAGS
 from nabi.errors import DataError, OptionError
 
-KOREAN_SENTENCES = "나비는 곤충강 나비목에 속하는 곤충 가운데 낮에 활동하는 무리를 통틀어 이르는 말이다. 몸은 가늘고 빛깔이 아름다운 두 쌍의 넓적한 날개가 있다."
+KOREAN_SENTENCES = (
+    "나비는 곤충강 나비목에 속하는 곤충 가운데 낮에 활동하는 무리를 통틀어 이르는 말이다."
+    " 몸은 가늘고 빛깔이 아름다운 두 쌍의 넓적한 날개가 있다."
+)
 KOREAN = f"{KOREAN_SENTENCES} 꽃의 꿀을 빨아 먹고, 애벌레는 풀잎을 갉아 먹는다."
 ENGLISH = "Butterflies are winged insects from the lepidopteran superfamily Papilionoidea, and they have large, often brightly coloured wings."
 
