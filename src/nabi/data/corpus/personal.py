@@ -23,7 +23,7 @@ from nabi.errors import unknown
 _DOMAINS = "com|org|net|edu|gov|mil|int|info|biz|name|pro|dev|app|online|site|tech|cloud|email|mail|xyz|blog|shop|museum|local|example|test|invalid"
 _MAIL = re.compile(rf"@(?:[a-z0-9](?:[a-z0-9-]{{0,61}}[a-z0-9])?\.){{1,6}}(?:[a-z]{{2}}|{_DOMAINS})(?![a-z0-9(\[=-]|\.[a-z])", re.ASCII | re.IGNORECASE)
 _LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
-_PLUS = re.compile(r"\+(?<![\w.+/-]\+)\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,5}){2,4}(?![\w-]|\.\d)", re.ASCII)
+_PLUS = re.compile(r"\+(?<![\w.+/)\]-]\+)\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,5}){2,4}(?![\w-]|\.\d)", re.ASCII)
 _PHONE = re.compile(
     r"(?<![\w.+/-])(?:\(0\d{1,2}\) ?\d{3,4}[ -]\d{4}|0(?:2|[3-6][1-5]|1[016789]|50\d|70)[ -]\d{3,4}[ -]\d{4}|0(?:2|[3-6][1-5]|1[016789]|70)\.\d{3,4}\.\d{4}"
     r"|010\d{8}"
@@ -166,14 +166,16 @@ def key(text: str, mark: str) -> tuple[str, int]:
     """Private key blocks, keys and tokens of published forms, and random values that are assigned to a name that tells."""
     count = 0
     if "PRIVATE KEY" in text:
+        ends, end = _END.finditer(text), None
         pieces, at = [], 0
-        while begin := _BEGIN.search(text, at):
-            end = _END.search(text, begin.end(), begin.end() + _BLOCK)
-            if end:
+        for begin in _BEGIN.finditer(text):
+            while begin.start() >= at and (end is None or end.start() < begin.end()) and (end := next(ends, None)):
+                pass
+            if end is None:
+                break
+            if begin.start() >= at and end.start() - begin.end() <= _BLOCK:
                 pieces += [text[at : begin.start()], mark]
-            else:
-                pieces += [text[at : begin.end()], ""]
-            count, at = count + bool(end), end.end() if end else begin.end()
+                count, at = count + 1, end.end()
         text = "".join([*pieces, text[at:]])
     for start, pattern in _KEYS.items():
         if start in text:
