@@ -15,18 +15,67 @@ from nabi.errors import OptionError
 SIZE = 100_000
 _draw = random.Random(0)
 HOSTILE = [
-    "a" * SIZE + "!", "ab" * (SIZE // 2), "a b " * (SIZE // 4), "0" * SIZE + "x", " " * SIZE, "a\n" * (SIZE // 2), "<a " * (SIZE // 3), "a@a." * (SIZE // 4),
-    "가나 " * (SIZE // 3), "".join(_draw.choices("ab", k=SIZE)), "".join(_draw.choices("ab01 .,@x\n", k=SIZE)), "\"\\" * (SIZE // 2), "((((a" * (SIZE // 5),
-]  # fmt: skip
-NESTED = [f"({inner}){outer}{end}" for inner, outer, end in product(("a+", "a*", "[a-z]+", r"\w+", r"\s*a", "a|aa", "a|a?", "(?:a|b)*c?", ".*a", "x+x+"), ("+", "*", "{2,9}"), ("$", "b"))]
+    "a" * SIZE + "!",
+    "ab" * (SIZE // 2),
+    "a b " * (SIZE // 4),
+    "0" * SIZE + "x",
+    " " * SIZE,
+    "a\n" * (SIZE // 2),
+    "<a " * (SIZE // 3),
+    "a@a." * (SIZE // 4),
+    "가나 " * (SIZE // 3),
+    "".join(_draw.choices("ab", k=SIZE)),
+    "".join(_draw.choices("ab01 .,@x\n", k=SIZE)),
+    '"\\' * (SIZE // 2),
+    "((((a" * (SIZE // 5),
+]
+NESTED = [
+    f"({inner}){outer}{end}"
+    for inner, outer, end in product(("a+", "a*", "[a-z]+", r"\w+", r"\s*a", "a|aa", "a|a?", "(?:a|b)*c?", ".*a", "x+x+"), ("+", "*", "{2,9}"), ("$", "b"))
+]
 OTHERS = [
-    r"^(\w+\s?)*$", r"^(([a-z])+.)+[A-Z]([a-z])+$", r"(.*)*=", r".*.*.*=.*", r"(x+x+)+y", r"(.*?,){11}P", r"(\d+)*\D", r"^(a?){50}a{50}$", r"(a|b|ab)*c",
-    r"([ab]*)*c", r"a.*b|a", r"\s+$", r"^\s+|\s+$", r"(\s*,\s*)+;", r"<(\w+\s*)+>", r"<!--(.|x)*-->", r"([^\"\\]|\\.)*\"x", r"([\w.]+)+@([\w.]+)+\.com",
-    r"^([a-zA-Z0-9])(([\-.]|[_]+)?([a-zA-Z0-9]+))*(@){1}[a-z0-9]+[.]{1}(([a-z]{2,3})|([a-z]{2,3}[.]{1}[a-z]{2,3}))$", r"([가-힣]+\s?)*[.]", r"(가|가가)+나",
-    r"(?s)a.*b|a", r"(?:a.?)*c", r"[ab]*a[ab]{50}c", r"[ab]*a[ab]{500}c", r"a[ab]{0,900}c|b[ab]{0,900}d", r"(.{0,300}x){3}y", r"(.{0,100}a){9}c",
-    r"(?:\pL{1,100}\d){2}", r"((a{10}){10}){10}", r"(a{1,100}){1,100}", r"a{1001}", r"(a)\1", r"(a+)\1+b", r"(?=a)b", r"(?!a)b", r"(?<=a)b", r"(?<!a)b",
-    r"(?>a+)b", r"(?P=x)", "(" * 2000 + ")" * 2000,
-]  # fmt: skip
+    r"^(\w+\s?)*$",
+    r"^(([a-z])+.)+[A-Z]([a-z])+$",
+    r"(.*)*=",
+    r".*.*.*=.*",
+    r"(x+x+)+y",
+    r"(.*?,){11}P",
+    r"(\d+)*\D",
+    r"^(a?){50}a{50}$",
+    r"(a|b|ab)*c",
+    r"([ab]*)*c",
+    r"a.*b|a",
+    r"\s+$",
+    r"^\s+|\s+$",
+    r"(\s*,\s*)+;",
+    r"<(\w+\s*)+>",
+    r"<!--(.|x)*-->",
+    r"([^\"\\]|\\.)*\"x",
+    r"([\w.]+)+@([\w.]+)+\.com",
+    r"^([a-zA-Z0-9])(([\-.]|[_]+)?([a-zA-Z0-9]+))*(@){1}[a-z0-9]+[.]{1}(([a-z]{2,3})|([a-z]{2,3}[.]{1}[a-z]{2,3}))$",
+    r"([가-힣]+\s?)*[.]",
+    r"(가|가가)+나",
+    r"(?s)a.*b|a",
+    r"(?:a.?)*c",
+    r"[ab]*a[ab]{50}c",
+    r"[ab]*a[ab]{500}c",
+    r"a[ab]{0,900}c|b[ab]{0,900}d",
+    r"(.{0,300}x){3}y",
+    r"(.{0,100}a){9}c",
+    r"(?:\pL{1,100}\d){2}",
+    r"((a{10}){10}){10}",
+    r"(a{1,100}){1,100}",
+    r"a{1001}",
+    r"(a)\1",
+    r"(a+)\1+b",
+    r"(?=a)b",
+    r"(?!a)b",
+    r"(?<=a)b",
+    r"(?<!a)b",
+    r"(?>a+)b",
+    r"(?P=x)",
+    "(" * 2000 + ")" * 2000,
+]
 BAD = NESTED + OTHERS
 
 
@@ -63,16 +112,31 @@ def runs(pattern: str) -> bool:
 
 @pytest.mark.parametrize(
     ("pattern", "said"),
-    [(r"(a)\1", "RE2 can't do this pattern"), ("(?=a)b", "RE2 can't do"), ("(?<!a)b", "RE2 can't do"), ("a{1001}", "RE2 can't do"), ("(", "RE2 can't do"),
-     ("[ab]*a[ab]{500}c", "the pattern is too large"), ("a*", "matches the empty text"), ("a\\nb", "within one line"), ("a\nb", "within one line")],
-)  # fmt: skip
+    [
+        (r"(a)\1", "RE2 can't do this pattern"),
+        ("(?=a)b", "RE2 can't do"),
+        ("(?<!a)b", "RE2 can't do"),
+        ("a{1001}", "RE2 can't do"),
+        ("(", "RE2 can't do"),
+        ("[ab]*a[ab]{500}c", "the pattern is too large"),
+        ("a*", "matches the empty text"),
+        ("a\\nb", "within one line"),
+        ("a\nb", "within one line"),
+    ],
+)
 def test_what_can_not_be_run_is_refused_with_its_reason(pattern: str, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         RulesStep(Rules((Rule("bad", pattern),)))
 
 
 def test_drop_and_replace() -> None:
-    rules = Rules((Rule("confidential", "(?i)company confidential|대외비"), Rule("ticket", r"\bJIRA-\d+\b", "replace", "<ticket>"), Rule("이름", "홍길동", "replace", "아무개")))
+    rules = Rules(
+        (
+            Rule("confidential", "(?i)company confidential|대외비"),
+            Rule("ticket", r"\bJIRA-\d+\b", "replace", "<ticket>"),
+            Rule("이름", "홍길동", "replace", "아무개"),
+        )
+    )
     step = RulesStep(rules)
     assert step(Document("# Company CONFIDENTIAL", "a.py")) == "rule: confidential"
     assert step(Document("이 문서는 대외비임", "a.txt")) == "rule: confidential"

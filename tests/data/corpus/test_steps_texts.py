@@ -27,7 +27,7 @@ KOREAN = """안개가 물 위에서 걷히기 시작한 여섯 시 조금 지나
 기관 소리가 컸고 승객 대부분이 잠을 설쳤기에 갑판에서는 아무도 말하지 않았다.
 한 소년이 배를 따라오는 갈매기를 세다가 마흔에서 잊어버리고 처음부터 다시 세었다.
 어머니는 웃으면서 따뜻한 차를 건네주었고 멀리 섬의 등대가 천천히 가까워졌다."""
-CODE = "import os\n\n\ndef size(path: str) -> int:\n    \"\"\"Bytes of a file.\"\"\"\n    return os.stat(path).st_size\n\n\nprint(size(__file__))\n"
+CODE = 'import os\n\n\ndef size(path: str) -> int:\n    """Bytes of a file."""\n    return os.stat(path).st_size\n\n\nprint(size(__file__))\n'
 JAPANESE = "霧が水面から晴れ始めた六時過ぎに船は港を出た。機関の音が大きく乗客の多くはよく眠れなかったので甲板では誰も話さなかった。"
 
 
@@ -58,7 +58,14 @@ def test_short_and_doubtful_texts_have_reasons_of_their_own() -> None:
 def test_programming_languages_are_told_by_name_or_first_line() -> None:
     names = {"src/a.py": "python", "x.zip!b/c.RS": "rust", "Makefile": "makefile", "rows.jsonl:17": "", "README": "", "a.b/c": ""}
     assert {name: programming_language(name, ENGLISH) for name in names} == names
-    lines = {"#!/usr/bin/env python3\n": "python", "#!/bin/bash -e\n": "shell", "#!/usr/bin/env -S node --x\n": "javascript", "#! nothing": "", "# x": ""}
+    lines = {
+        "#!/usr/bin/env python3\n": "python",
+        "#!/bin/bash -e\n": "shell",
+        "#! /usr/bin/env perl\n": "perl",
+        "#!/usr/bin/env -S node --x\n": "javascript",
+        "#! nothing": "",
+        "# x": "",
+    }
     assert {line: programming_language("run", line) for line in lines} == lines
     assert LanguageStep(Languages(keep=("en",)))(Document(ENGLISH, "a.py")) == "language"
 
@@ -69,17 +76,24 @@ def test_an_unknown_language_is_refused() -> None:
 
 
 HEADS = {
-    "MIT": "# Permission is hereby granted, free of charge, to any person obtaining a copy\n# of this software", "Apache-2.0": "// Licensed under the Apache License, Version 2.0",
+    "MIT": "# Permission is hereby granted, free of charge, to any person obtaining a copy\n# of this software",
+    "Apache-2.0": "// Licensed under the Apache License, Version 2.0",
     "BSD-2-Clause": "/* Redistribution and use in source and binary forms, with or without */",
     "BSD-3-Clause": "/* Redistribution and use in source and binary forms are permitted\n * Neither the name of the author */",
-    "ISC": "Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee", "MPL-2.0": "the Mozilla Public\n# License, v. 2.0.",
-    "GPL-2.0-only": "the GNU General Public License, version 2, as published", "GPL-3.0-or-later": "GNU General Public License as published, either version 3 or any later version",
+    "ISC": "Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee",
+    "MPL-2.0": "the Mozilla Public\n# License, v. 2.0.",
+    "GPL-2.0-only": "the GNU General Public License, version 2, as published",
+    "GPL-3.0-or-later": "GNU General Public License as published, either version 3 or any later version",
     "LGPL-2.1-or-later": "GNU Lesser General Public License; either version 2.1 of the License, or (at your option) any later version",
-    "AGPL-3.0-only": "under the GNU Affero General Public License version 3", "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/ licence",
-    "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/", "CC-BY-SA-4.0": "Creative Commons Attribution-ShareAlike 4.0 license",
-    "Unlicense": "This is free and unencumbered software released into the public domain.", "MIT OR Apache-2.0": "// SPDX-License-Identifier: MIT OR Apache-2.0\n",
-    "Apache-2.0 AND MIT": "Licensed under the Apache License, Version 2.0; parts under the MIT license", "": "def licence(x):\n    '''Ask for permission.'''",
-}  # fmt: skip
+    "AGPL-3.0-only": "under the GNU Affero General Public License version 3",
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/ licence",
+    "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
+    "CC-BY-SA-4.0": "Creative Commons Attribution-ShareAlike 4.0 license",
+    "Unlicense": "This is free and unencumbered software released into the public domain.",
+    "MIT OR Apache-2.0": "// SPDX-License-Identifier: MIT OR Apache-2.0\n",
+    "Apache-2.0 AND MIT": "Licensed under the Apache License, Version 2.0; parts under the MIT license",
+    "": "def licence(x):\n    '''Ask for permission.'''",
+}
 
 
 @pytest.mark.parametrize("licence", HEADS)
@@ -89,16 +103,38 @@ def test_licences_are_told_from_the_head(licence: str) -> None:
 
 
 def test_names_of_licences_are_normalised() -> None:
-    names = {"mit": "MIT", "apache-2.0": "Apache-2.0", "gpl-3.0": "GPL-3.0-only", "GPLv2+": "GPL-2.0-or-later", "agpl-3.0": "AGPL-3.0-only", "bsd-3-clause": "BSD-3-Clause",
-             "lgpl-2.1": "LGPL-2.1-only", "epl-1.0": "EPL-1.0", "mpl-2.0": "MPL-2.0", "unlicense": "Unlicense", "cc0-1.0": "CC0-1.0", "house rules": ""}  # fmt: skip
+    names = {
+        "mit": "MIT",
+        "apache-2.0": "Apache-2.0",
+        "gpl-3.0": "GPL-3.0-only",
+        "GPLv2+": "GPL-2.0-or-later",
+        "agpl-3.0": "AGPL-3.0-only",
+        "bsd-3-clause": "BSD-3-Clause",
+        "lgpl-2.1": "LGPL-2.1-only",
+        "epl-1.0": "EPL-1.0",
+        "mpl-2.0": "MPL-2.0",
+        "unlicense": "Unlicense",
+        "cc0-1.0": "CC0-1.0",
+        "house rules": "",
+    }
     assert {name: spdx_id(name) for name in names} == names
     assert normalised("(mit or gpl-2.0) and House") == "(MIT OR GPL-2.0-only) AND House"
 
 
 def test_expressions_are_met_as_spdx_says() -> None:
     mine = frozenset({"MIT", "ISC"})
-    met = {"MIT": True, "MIT OR GPL-2.0-only": True, "MIT AND GPL-2.0-only": False, "(X OR ISC) AND MIT": True, "X AND Y OR MIT": True, "": False,
-           "MIT WITH exception": True, "MIT OR": False, "((MIT": False, "MIT ISC": False}  # fmt: skip
+    met = {
+        "MIT": True,
+        "MIT OR GPL-2.0-only": True,
+        "MIT AND GPL-2.0-only": False,
+        "(X OR ISC) AND MIT": True,
+        "X AND Y OR MIT": True,
+        "": False,
+        "MIT WITH exception": True,
+        "MIT OR": False,
+        "((MIT": False,
+        "MIT ISC": False,
+    }
     assert {expression: allowed(expression, mine) for expression in met} == met
 
 
@@ -115,12 +151,21 @@ def test_licences_are_filtered() -> None:
 
 _draw = random.Random(0)
 QUALITY = {
-    "too small": ("code", "x = 1\n"), "lines too long": ("code", "x = '" + "ab " * 400 + "'\n"), "minified code": ("code", CODE), "encoded data": ("code", f"x = '{'aB3+' * 300}'\n" + CODE * 60),
-    "generated code": ("code", "# Generated by a tool. Do not edit!\n" + CODE), "too few letters": ("code", "%%% $$$ &&& (((\n" * 9), "repetition": ("prose", f"{KOREAN}\n" * 4),
-    "generated text": ("prose", "이 문서는 자동으로 생성되었습니다\n" + KOREAN), "placeholder text": ("prose", ENGLISH + " Lorem ipsum dolor"), "number of words": ("prose", "word " * 19 + "x" * 60),
-    "bullets": ("prose", "\n".join("- " + "".join(_draw.choices("abcdefg", k=5)) + " and more of it" for _ in range(9))), "length of words": ("prose", "internationalisation-free " * 1 + "antidisestablishmentarianism " * 30),
-    "unfinished lines": ("prose", "\n".join(line + " ..." for line in ENGLISH.split("\n"))), "too large": ("code", CODE * 10_000),
-}  # fmt: skip
+    "too small": ("code", "x = 1\n"),
+    "lines too long": ("code", "x = '" + "ab " * 400 + "'\n"),
+    "minified code": ("code", CODE),
+    "encoded data": ("code", f"x = '{'aB3+' * 150}'\n" * 2 + CODE * 60),
+    "generated code": ("code", "# Generated by a tool. Do not edit!\n" + CODE),
+    "too few letters": ("code", "%%% $$$ &&& (((\n" * 9),
+    "repetition": ("prose", f"{KOREAN}\n" * 4),
+    "generated text": ("prose", "이 문서는 자동으로 생성되었습니다\n" + KOREAN),
+    "placeholder text": ("prose", ENGLISH + " Lorem ipsum dolor"),
+    "number of words": ("prose", "word " * 15 + "x" * 60),
+    "bullets": ("prose", "\n".join("- " + "".join(_draw.choices("abcdefg", k=5)) + " and more of it" for _ in range(9))),
+    "length of words": ("prose", "internationalisation-free " * 1 + "antidisestablishmentarianism " * 30),
+    "unfinished lines": ("prose", "\n".join(line + " ..." for line in ENGLISH.split("\n"))),
+    "too large": ("code", CODE * 20_000),
+}
 
 
 @pytest.mark.parametrize("reason", QUALITY)
@@ -183,8 +228,13 @@ def test_contamination_can_be_counted_only_and_takes_named_columns(tests: tuple[
     document = Document(ENGLISH, "a")
     assert ContaminationStep(Contamination(tests[:1], columns=("text",), action="count"))(document) is None
     assert document.changed == {"in test file a.jsonl": 1}
-    for options, error in ((Contamination(()), OptionError), (Contamination(tests, words=2), OptionError), (Contamination(tests[:1], ("id",)), DataError),
-                           (Contamination(tests[:1], ("txt",)), DataError), (Contamination(("no.txt",)), DataError)):  # fmt: skip
+    for options, error in (
+        (Contamination(()), OptionError),
+        (Contamination(tests, words=2), OptionError),
+        (Contamination(tests[:1], ("id",)), DataError),
+        (Contamination(tests[:1], ("txt",)), DataError),
+        (Contamination(("no.txt",)), DataError),
+    ):
         with pytest.raises(error):
             ContaminationStep(options)
 
@@ -197,8 +247,16 @@ def test_no_piece_is_found_by_chance(tests: tuple[str, ...]) -> None:
 
 def test_cleaning_is_read_from_plain_data_and_runs_in_its_order(tests: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "w").write_text("badger", encoding="utf-8")
-    data = {"personal": {}, "rules": {"rules": [{"name": "a", "pattern": "b"}]}, "contamination": {"files": list(tests)}, "unsafe": {"words": str(tmp_path / "w")},
-            "languages": {"keep": ["en"]}, "quality": {"preset": "code", "mean_line": 90}, "licences": {"allowed": ["MIT"]}, "composed": {}}  # fmt: skip
+    data = {
+        "personal": {},
+        "rules": {"rules": [{"name": "a", "pattern": "b"}]},
+        "contamination": {"files": list(tests)},
+        "unsafe": {"words": str(tmp_path / "w")},
+        "languages": {"keep": ["en"]},
+        "quality": {"preset": "code", "mean_line": 90},
+        "licences": {"allowed": ["MIT"]},
+        "composed": {},
+    }
     steps = open_steps(from_dict(Cleaning, data, "recipe"))
     assert [step.name for step in steps] == ["composed", "licences", "quality", "languages", "unsafe", "contamination", "rules", "personal"]
     assert open_steps(Cleaning()) == []
