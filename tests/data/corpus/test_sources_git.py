@@ -205,7 +205,7 @@ def test_what_is_no_repository_or_has_no_commit_is_an_error(repository: Path, tm
         open_origin(Origin(f"{repository}@no-such-branch", kind="git"))
     (tmp_path / "empty").mkdir()
     run(tmp_path / "empty", "init", "-q")
-    with pytest.raises(DataError, match="commit something first"):
+    with pytest.raises(DataError, match="Commit something first"):
         open_origin(Origin(str(tmp_path / "empty")))
     (repository / ".git" / "HEAD").write_text("ref: ../../../etc/passwd")
     with pytest.raises(DataError, match="no such commit"):

@@ -237,7 +237,7 @@ def test_a_quote_that_is_never_closed_takes_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "data", "words"), [
     ("a.jsonl.gz", gzip.compress(as_jsonl(EXPORT))[:-20], "gzip data is cut off"),
     ("a.jsonl.zst", zstandard.compress(as_jsonl(EXPORT))[:-20], "zstd data is cut off"),
-    ("a.csv.gz", as_csv(EXPORT), "not a gzip file"), ("a.jsonl.zst", zstandard.compress(as_jsonl(EXPORT))[:50] + b"\xff" * 50, "zstd data is damaged"),
+    ("a.csv.gz", as_csv(EXPORT), "not a gzip file"), ("a.jsonl.zst", zstandard.compress(as_jsonl(EXPORT))[:4] + b"\xff" * 50, "zstd data is damaged"),
     ("a.parquet", as_parquet(EXPORT)[:-50], "not a whole Parquet file"), ("a.parquet", b"PAR1" + b"\xff" * 100 + b"PAR1", "not a whole Parquet file"),
     ("a.csv", b'"never closed', "names of the columns"), ("a.csv", b"text,text\na,b\n", "appears twice"),
 ])  # fmt: skip
@@ -266,7 +266,7 @@ def test_parquet_is_read_by_row_groups(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_binary_columns_and_nulls_of_parquet(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(as_parquet([{"content": b"good"}, {"content": None}, {"content": b"\xff\xfe\0"}, {"content": b"x" * 2000}]))
+    (tmp_path / "a.parquet").write_bytes(as_parquet([{"content": b"good"}, {"content": None}, {"content": b"\x7fELF\2\1\1\0"}, {"content": b"x" * 2000}]))
     documents, trouble, _ = read_source(tmp_path / "a.parquet", max_bytes=1000)
     assert [d.text for d in documents] == ["good"] and dict(trouble.counts) == {"no text": 1, "binary": 1, "too long": 1}
 

@@ -162,6 +162,8 @@ class Table(Files):
             try:
                 fields = next(reader, None)
                 row = csv_row(fields, header, where, delimiter) if fields and header else {}
+            except HostileError:
+                raise
             except (_TooLong, csv.Error, DataError) as problem:
                 if not header:
                     raise DataError(f"{where}: the names of the columns can't be read", value=str(problem), fix="write them in the first line") from None
@@ -192,7 +194,7 @@ class Table(Files):
         except _flaws() as problem:
             if self.alone:
                 raise broken_arrow(shown(entry.path), problem, parquet=True) from None
-            yield Entry(entry.path, number, number, reason="broken", note=str(problem))
+            yield Entry(entry.path, number, number, reason="broken", note=f"not a whole Parquet file ({problem})")
 
     def _parquet(self, file: IO[bytes], entry: Entry, path: str, trouble: Trouble) -> Iterator[Document]:
         parquet, number = package("pyarrow.parquet", path), int(entry.note)
