@@ -45,7 +45,11 @@ types: install
 test: lint types
 	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not needs_data and not ui"
 
-test-all: lint types
+.venv/cluster.stamp: lock/cluster.txt .venv/dev.stamp
+	$(PIP) --require-hashes -r lock/cluster.txt
+	@touch $@
+
+test-all: lint types .venv/cluster.stamp
 	$(PY) -m pytest -n 2 --dist loadfile -m "not needs_data and not ui"
 
 test-data: install
@@ -56,7 +60,7 @@ test-ui: install
 	@command -v chromium >/dev/null || { echo "test-ui needs a chromium on the PATH"; exit 1; }
 	$(PY) -m pytest -m ui
 
-.venv/peers.stamp: lock/peers.txt .venv/dev.stamp
+.venv/peers.stamp: lock/peers.txt .venv/cluster.stamp
 	$(PIP) --require-hashes -r lock/peers.txt
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Write lock/demo.txt, lock/dev.txt and lock/peers.txt: exact versions of what nabi needs, with the hashes of all files that the index offers for them.
+"""Write lock/demo.txt, lock/dev.txt, lock/cluster.txt and lock/peers.txt: exact versions of what nabi needs, with the hashes of all files on the index.
 
 torch has its own file without hashes (lock/torch.txt, written by hand): its CPU build differs from index to index. Run by `make lock`.
 """
@@ -66,8 +66,10 @@ def main() -> None:
         found = resolved()
         demo = closure(found, [Requirement("nabi[demo]"), Requirement("hatchling")]) - APART
         dev = closure(found, [Requirement("nabi[dev]")]) - APART - demo
-        peers = set(found) - demo - dev - APART
-        for file, names, head in (("demo", demo, ""), ("dev", dev, "-r demo.txt\n"), ("peers", peers, "-r dev.txt\n")):
+        cluster = closure(found, [Requirement("nabi[cluster]")]) - APART - demo - dev
+        peers = set(found) - demo - dev - cluster - APART
+        files = (("demo", demo, ""), ("dev", dev, "-r demo.txt\n"), ("cluster", cluster, "-r dev.txt\n"), ("peers", peers, "-r cluster.txt\n"))
+        for file, names, head in files:
             entries = []
             for name in sorted(names):
                 version = found[name]["version"]
