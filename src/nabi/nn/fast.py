@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 SMALL = 1 << 18  # numbers in a matrix
 # How many products oneDNN and torch's binding to it remember, each by its exact shape, with code and buffers. Hardly two packed batches have the same number of
-# tokens, so most never come back, and 1,024 of them, which is the usual number, are gigabytes. A training step of a small encoder in bfloat16 needs about 200 of
+# tokens, so most never come back, and 1,024 of them, which is the usual number, are gigabytes. A step of a small encoder in bfloat16 needs about 200 of
 # the first kind again and again (with 64 it took half as long again). Both are read at the first product; who sets them otherwise is obeyed.
 for _name, _most in (("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256"), ("LRU_CACHE_CAPACITY", "32")):
     os.environ.setdefault(_name, _most)
