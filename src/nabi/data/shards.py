@@ -112,12 +112,12 @@ def read_manifest(path: Path) -> Manifest:
     data = read_file(path, DataError)
     version = data.get("format")
     if isinstance(version, int) and version > FORMAT:
-        raise DataError("these token shards were written by a newer nabi", value=f"{path}: format {version}", expected=f"format {FORMAT}",
+        raise DataError("these token shards were written by a newer nabi", value=f"{path}: format {version}", expected=f"format {FORMAT} or less",
                         fix="upgrade nabi, or write the shards again")  # fmt: skip
     try:
-        manifest = from_dict(Manifest, data, str(path))
+        manifest = from_dict(Manifest, data, path.name)
     except OptionError as problem:
-        raise DataError("the manifest of these token shards is damaged", value=str(problem), fix="write the shards again") from None
+        raise DataError(f"the manifest of these token shards is damaged ({problem})", value=str(path), fix="write the shards again") from None
     sums = tuple(sum(getattr(file, what) for file in manifest.files) for what in ("tokens", "documents"))
     if manifest.width not in (2, 4) or manifest.format < 1 or sums != (manifest.tokens, manifest.documents):
         raise DataError("the manifest of these token shards contradicts itself", value=str(path), fix="write the shards again")
