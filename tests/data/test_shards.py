@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
+import pandas as pd
 import pytest
 import zstandard
 
@@ -169,7 +169,7 @@ def test_every_source_gives_the_same_ids(words: Tokenizer, shards: TokenShards, 
     (corpus / "dev-00000.jsonl.zst").write_bytes(pack(lines(["left out"])))
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines(DOCUMENTS[:3]) + b"\n \n" + lines(DOCUMENTS[3:]).rstrip(b"\n"))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines(DOCUMENTS, "content")))
-    frame = pandas.DataFrame({"text": DOCUMENTS})
+    frame = pd.DataFrame({"text": DOCUMENTS})
     frame.to_json(tmp_path / "c.json", orient="records", force_ascii=False)
     sources: list[tuple[Any, dict[str, Any]]] = [
         (corpus, {}), (tmp_path / "a.jsonl", {}), (str(tmp_path / "b.jsonl.gz"), {"column": "content"}), (tmp_path / "c.json", {}), (frame, {}),

@@ -140,11 +140,13 @@ class Window:
         ids: (L,) token ids.
         begins: where in it a document begins, ascending; without a 0 the window goes on with the document of the one before.
         before: the id in front of it, where it goes on with a document; else None.
+        end: the id that ends a document.
     """
 
     ids: Ids
     begins: Ids
     before: int | None
+    end: int
 
     def fragments(self) -> list[tuple[int, int]]:
         """(start, stop) of each document's part of the window, in order; they cover it."""
@@ -252,7 +254,7 @@ class TokenShards(Sequence[Window]):
         begins = self.begins(start, stop) - start
         goes_on = not (len(begins) and begins[0] == 0)
         ids = self.ids(start - goes_on, stop)
-        return Window(ids[int(goes_on) :], begins, int(ids[0]) if goes_on else None)
+        return Window(ids[int(goes_on) :], begins, int(ids[0]) if goes_on else None, self.manifest.end_id)
 
     def where(self, index: int) -> str:
         """What to call a window in an error."""

@@ -16,6 +16,7 @@ from nabi.data.order import Order, mixed, permuted
 from nabi.errors import DataError
 from nabi.model import Model
 from nabi.training.plan import Plan
+from nabi.training.windows import Windows
 
 
 class Feed:
@@ -23,7 +24,7 @@ class Feed:
 
     Args:
         model: whose task corrupts rows and names their class.
-        rows: the rows of each example, as ``Model.encode`` made them with ``use="train"``.
+        rows: the rows of each example, as ``Model.encode`` made them with ``use="train"``, or the ``Windows`` of token shards.
         plan: batch, tokens, windows, sampler, seed.
 
     Raises:
@@ -76,7 +77,7 @@ class Feed:
 
     def _windows(self, example: int, epoch: int) -> Sequence[Row]:
         rows = self.rows[example]
-        if len(rows) <= self.plan.windows or self.task.together:
+        if len(rows) <= self.plan.windows or self.task.together or isinstance(self.rows, Windows):  # these rows are documents, not pieces of one text
             return rows
         key = mixed(self.plan.seed, epoch, example, 3)
         return [rows[i] for i in sorted(permuted(j, len(rows), key) for j in range(self.plan.windows))]
