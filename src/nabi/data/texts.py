@@ -195,6 +195,8 @@ def _readable(path: Path) -> Iterator[None]:
     fix = "fetch or write it again"
     try:
         yield
+    except GeneratorExit:  # a reader that stops early; at the end of a process the names below may be gone
+        raise
     except EOFError:
         raise DataError(f"{path.name}: the packed data is cut off", value=str(path), expected="a whole file", fix=fix) from None
     except (gzip.BadGzipFile, zlib.error, ValueError) as problem:
