@@ -98,7 +98,8 @@ def main() -> None:
             seconds = sorted(run["seconds"] for run in runs)
             middle, tokens = statistics.median(seconds), runs[0]["tokens"]
             peak = max(run["peak"] for run in runs)
-            print(f"{side:9} {middle:6.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f})  {tokens / middle / 1e6:6.2f} M tokens/s  {tokens:,} tokens  {peak:,.0f} MiB")
+            rate = f"{tokens / middle / 1e6:6.2f} M tokens/s  {tokens:,} tokens"
+            print(f"{side:9} {middle:6.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f})  {rate}  {peak:,.0f} MiB")
         assert len({run["tokens"] for runs in found.values() for run in runs}) == 1, "the sides gave different numbers of tokens"
     began = time.perf_counter()
     permuted_many(0, given.rows, given.rows, 1)
