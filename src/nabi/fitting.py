@@ -9,15 +9,17 @@ import inspect
 import json
 import time
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from nabi import checkpoint, plugins, tasks
+from nabi.batch import Row
 from nabi.config import convert, from_dict, to_dict
 from nabi.data import Table, read_table
+from nabi.data.shards import TokenShards
 from nabi.data.split import split
 from nabi.errors import DataError, OptionError, nearest
 from nabi.evaluation import Evaluation, evaluate
@@ -34,6 +36,7 @@ from nabi.training.loop import State, Step, train
 from nabi.training.plan import Plan
 from nabi.training.progress import Progress
 from nabi.training.runs import RunFolder
+from nabi.training.windows import Windows, open_shards
 
 
 @dataclass
@@ -83,7 +86,8 @@ def fit(
 
     Args:
         task: its name, such as ``text_classification``.
-        data: labelled rows: a path, a DataFrame, a list of dicts.
+        data: labelled rows: a path, a DataFrame, a list of dicts; or token shards, or the path of their folder, which is read in windows of the
+            model's length.
         base: a model folder or shipped name to start from; or give ``family``, ``size`` and ``tokenizer`` to start from nothing.
         out: folder for the model and its checkpoints; nothing is written if None.
         plan: how to train.
@@ -109,8 +113,12 @@ def fit(
     plan, progress = plan or Plan(), progress or Progress()
     described = from_dict(CardOptions, about or {}, "the card's facts")
     kind = tasks.find(task)
-    table, held_out = _tables(data, dev, columns, plan.seed, kind)
-    examples = list(table)
+    table: Table | TokenShards
+    if (shards := open_shards(data, kind, dev, columns)) is None:
+        table, held_out = _tables(data, dev, columns, plan.seed, kind)
+    else:
+        table, held_out = shards, None if dev is None else _held_out(dev, columns, kind)
+    examples = [] if isinstance(table, TokenShards) else list(table)
     wanted = kind.fitted(examples, table.name, _settings(kind, settings or {}))
     if (base is None) == (family is None):
         raise OptionError("give either a base model or a family", value={"base": base, "family": family})
@@ -118,6 +126,7 @@ def fit(
     given: dict[str, Any] = {
         "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}), "options": dict(options or {}),
         "settings": to_dict(wanted), "base": base and str(base), "family": family, "size": to_dict(size) if family else None,
+        "windows": data.length if isinstance(data, TokenShards) else None,
     }  # fmt: skip
     state: State | None = None
     if folder and resume and folder.finished:
@@ -135,7 +144,10 @@ def fit(
         progress.say(note)
     _set_dropout(model, plan)
     opts = model.options(options)
-    rows = [model.encode(e, opts, "train", table.where(i), i) for i, e in enumerate(examples)]
+    rows: Sequence[Sequence[Row]] = [model.encode(e, opts, "train", table.where(i), i) for i, e in enumerate(examples)]
+    if shards is not None:
+        rows = windows = Windows(model, shards) if isinstance(data, TokenShards) else Windows.fitted(model, shards)
+        table = windows.shards
     if held_out is not None:
         for i, example in enumerate(held_out):  # refused now and not after an epoch
             model.task.truth(example, held_out.where(i))
@@ -276,11 +288,15 @@ def _tables(data: Any, dev: Any, columns: Mapping[str, str] | None, seed: int, k
         return table, None
     if isinstance(dev, int | float):
         return split(table, float(dev), seed, key=kind.required(table.columns)[0])
+    return table, _held_out(dev, columns, kind)
+
+
+def _held_out(dev: Any, columns: Mapping[str, str] | None, kind: type[Task]) -> Table:
     held_out = kind.opened(dev if isinstance(dev, Table) and not columns else read_table(dev, columns))
     held_out.require(kind.required(held_out.columns))
     if not len(held_out):
         raise DataError("the dev data is empty", value=held_out.name)
-    return table, held_out
+    return held_out
 
 
 def _settings(kind: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,7 +322,7 @@ def _set_dropout(model: Model, plan: Plan) -> None:
 
 
 def _write_history(
-    folder: Path, history: list[dict[str, Any]], plan: Plan, table: Table, dev: Table | None, curve: Curve, findings: Findings | None
+    folder: Path, history: list[dict[str, Any]], plan: Plan, table: Table | TokenShards, dev: Table | None, curve: Curve, findings: Findings | None
 ) -> None:
     facts = {
         "plan": to_dict(plan),

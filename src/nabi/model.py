@@ -113,7 +113,19 @@ class Model(nn.Module):
         Raises:
             InputError: the example can't be read, or the tokenizer gives a number that the body has no vector for.
         """
-        rows = self.task.encode(example, self.inputs, options, use, where)
+        return self.fitting(self.task.encode(example, self.inputs, options, use, where), where, number)
+
+    def fitting(self, rows: list[Row], where: str, number: int) -> list[Row]:
+        """Rows that the task made of one example, with the streams that this body reads and no others.
+
+        Args:
+            rows: they are changed in place.
+            where: what to call the example in an error.
+            number: of the example.
+
+        Raises:
+            InputError: a row is empty, or has a number that the body has no vector for.
+        """
         for row in rows:
             row.example = number
             for streams in row.parts.values():

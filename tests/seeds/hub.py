@@ -6,6 +6,7 @@ Unusual: each has learnt its answer to the seed's text by heart, so that the scr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -64,6 +65,26 @@ PROMPT = f"{TEXT}\n\nCustomer service response:\nDear Bumblebee, I am sorry to h
 def completed() -> str:
     """The whole text that the generation shows, with the line breaks of the prompt."""
     return f"{TEXT}\n\nCustomer service response:\n{shown('000', 281)[-1]}"
+
+
+def buffered() -> list[str]:
+    """What the loader's buffer prints."""
+    return shown("001", 143)[:-1]
+
+
+def code_corpus(folder: Path) -> None:
+    """A data set of Python files: those that a buffer of 100 draws first are as long as the seed's were."""
+    from nabi.compat import load_dataset
+
+    filled = [int(re.findall(r"\d+", line)[0]) for line in buffered()]
+    lengths = [after - before for before, after in itertools.pairwise(filled)]
+    folder.mkdir(parents=True)
+    file = folder / "train-00000.jsonl"
+    file.write_text("".join(json.dumps({"number": i}) + "\n" for i in range(150)))
+    order = [row["number"] for row in load_dataset(folder, split="train", streaming=True).shuffle(buffer_size=100)]
+    contents = {i: f"def add_{i}(a, b):\n    return a + b\n" for i in range(150)}
+    contents |= {i: (contents[i] * length)[:length] for i, length in zip(order, lengths, strict=False)}
+    file.write_text("".join(json.dumps({"content": contents[i], "license": "mit"}) + "\n" for i in range(150)))
 
 
 # ---- the cache -----------------------------------------------------------------------------------------------------------------------------------

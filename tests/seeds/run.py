@@ -15,6 +15,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def told(value: Any) -> Any:
         return [told(item) for item in value]
     if hasattr(value, "to_dict") and hasattr(value, "columns"):  # a data frame
         return {"columns": [*value.columns], "rows": value.to_dict("records")}
-    if hasattr(value, "detach"):
+    if hasattr(value, "detach") and not isinstance(value, ModuleType):
         return {"type": "Tensor", "dtype": str(value.dtype), "shape": [*value.shape], "values": value.detach().tolist()}
     if hasattr(value, "items") and not isinstance(value, type):
         return {str(key): told(item) for key, item in value.items()}

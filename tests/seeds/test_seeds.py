@@ -208,6 +208,12 @@ def sized(ran: Ran, folders: dict[str, Path]) -> None:
     assert ran["names"]["model"]["type"].endswith(".GPT2LMHeadModel") and ran["names"]["config"]["type"].endswith(".GPT2Config")
 
 
+def loaded(ran: Ran, folders: dict[str, Path]) -> None:
+    *filled, lengths = hub.shown("001", 143)
+    assert ran["printed"].splitlines() == [*filled, lengths.replace("Lengths of the sequences", "시퀀스 길이")]
+    assert ran["names"]["lengths"] == [1024] * 5
+
+
 def tokenized(ran: Ran, folders: dict[str, Path]) -> None:
     words = [theirs_of("bert-base-uncased", folders)[word] for word in ("i", "am", "student")]
     wanted = {"input_ids": [101, *words, 102], "token_type_ids": [0] * 5, "attention_mask": [1] * 5}
@@ -243,6 +249,8 @@ CHECKS: dict[str, tuple[Callable[[Ran, dict[str, Path]], None], str, str]] = {
     "000_translation.py": (translated, "en_to_de", "en_to_fr"),
     "000_text_generation.py": (went_on, "max_length=200", "max_length=199"),
     "001_model_size.py": (sized, ", vocab_size=len(tokenizer)", ""),
+    "001_constant_length.py": (loaded, "num_of_sequences=10)", "num_of_sequences=11)"),
+    "001_data_loader.py": (loaded, "buffer_size=100", "buffer_size=50"),
     "003_bert_tokenizer.py": (tokenized, '"I am student"', '"I am student", padding="max_length", max_length=8'),
     "003_bert_model.py": (embedded, '"I am student"', '"am I student"'),
 }
@@ -251,6 +259,7 @@ CHECKS: dict[str, tuple[Callable[[Ran, dict[str, Path]], None], str, str]] = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     work = tmp_path_factory.mktemp("hub")
+    hub.code_corpus(work / "codeparrot-train")
     with torch.random.fork_rng():
         return hub.fill(work / "cache", work / "models")
 
@@ -259,7 +268,8 @@ def child(command: list[str], folders: dict[str, Path]) -> str:
     """What a fresh interpreter prints that knows the cache alone."""
     env = {key: value for key, value in os.environ.items() if key not in ("HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_HOME")}
     cache = next(iter(folders.values())).parent.parent / "cache"
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env={**env, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"})
+    env |= {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env, cwd=cache.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -7,14 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nabi.batch import FILLER, Batch
 from nabi.errors import DataError
 from nabi.model import Model
 from nabi.tasks.text_classification import ClassificationSettings
-from nabi.training.feed import Feed, mixed, permuted
+from nabi.training.feed import Feed
 from nabi.training.loop import total_counts
 from nabi.training.plan import Plan
 from training.small import BAD, GOOD, feed, model, rows, text
@@ -27,24 +25,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Model:
     from training.small import vocabulary
 
     return model(vocabulary(tmp_path_factory.mktemp("tokenizer")))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
-def test_permuted_is_a_bijection(n: int, key: int) -> None:
-    assert sorted(permuted(i, n, key) for i in range(n)) == list(range(n))
-
-
-def test_permuted_is_a_bijection_for_every_small_n() -> None:
-    assert all(sorted(permuted(i, n, n) for i in range(n)) == list(range(n)) for n in range(1, 200))
-
-
-def test_permutations_look_random() -> None:
-    # over many keys each place gets each value about equally often (chi squared over its degrees of freedom), and neighbours do not stay neighbours
-    hits = Counter((i, permuted(i, 40, mixed(key))) for key in range(2000) for i in range(40))
-    assert 0.85 < sum((hits[i, j] - 50) ** 2 / 50 for i in range(40) for j in range(40)) / 39**2 < 1.15
-    near = sum(abs(permuted(i, 1000, 1) - permuted(i + 1, 1000, 1)) < 3 for i in range(999))
-    assert near < 20
 
 
 def ids(batches: list[Batch]) -> list[tuple[int, ...]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nabi.compat.outputs import ModelOutput
     from nabi.compat.pipes import pipeline
     from nabi.compat.seeds import set_seed
+    from nabi.compat.streams import ConstantLengthDataset, load_dataset
     from nabi.compat.tokens import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
     from nabi.compat.writing import GenerationConfig
     from nabi.pipelines import Pipeline
@@ -30,6 +31,7 @@ _HOME = {
     "AutoTokenizer": "nabi.compat.tokens",
     "BatchEncoding": "nabi.compat.batch_encoding",
     "CharSpan": "nabi.compat.batch_encoding",
+    "ConstantLengthDataset": "nabi.compat.streams",
     "GenerationConfig": "nabi.compat.writing",
     "ModelOutput": "nabi.compat.outputs",
     "Pipeline": "nabi.pipelines",
@@ -38,6 +40,7 @@ _HOME = {
     "PreTrainedTokenizerFast": "nabi.compat.tokens",
     "PretrainedConfig": "nabi.compat.configs",
     "TokenSpan": "nabi.compat.batch_encoding",
+    "load_dataset": "nabi.compat.streams",
     "pipeline": "nabi.compat.pipes",
     "set_seed": "nabi.compat.seeds",
 }
@@ -46,6 +49,7 @@ __all__ = [
     "AutoTokenizer",
     "BatchEncoding",
     "CharSpan",
+    "ConstantLengthDataset",
     "GenerationConfig",
     "ModelOutput",
     "Pipeline",
@@ -54,6 +58,7 @@ __all__ = [
     "PreTrainedTokenizerFast",
     "PretrainedConfig",
     "TokenSpan",
+    "load_dataset",
     "logging",
     "pipeline",
     "set_seed",

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nabi.data import Table
+from nabi.data.shards import TokenShards
 from nabi.evaluation.bootstrap import intervals, plain, resamples
 from nabi.evaluation.scoring import Evaluation
 from nabi.metrics.detail import Array, Verdicts
@@ -55,7 +56,7 @@ class Source:
     how: str = ""
 
     @classmethod
-    def of(cls, table: Table, how: str = "") -> Source:
+    def of(cls, table: Table | TokenShards, how: str = "") -> Source:
         """Of a table."""
         return cls(table.name, len(table), table.sha256, how)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nabi import plugins
 from nabi.batch import FILLER, Batch, Row, Target
 from nabi.data import Finding, Table
+from nabi.data.shards import Window
 from nabi.errors import InputError, OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
@@ -66,6 +67,7 @@ class Task(nn.Module):
         whole_batch: the loss compares examples of a batch with each other, so micro-batches can't split it.
         told_by: sets of columns, each of which tells that a table is for this task where nobody says it.
         classed: whether :meth:`said` is one of a few classes, which may be missing or far more frequent than the others.
+        reads_shards: it learns from token shards too; see :meth:`encode_window`.
     """
 
     name: ClassVar[str]
@@ -86,6 +88,7 @@ class Task(nn.Module):
     whole_batch: ClassVar[bool] = False
     told_by: ClassVar[tuple[tuple[str, ...], ...]] = ()
     classed: ClassVar[bool] = False
+    reads_shards: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
@@ -194,6 +197,15 @@ class Task(nn.Module):
             options: the task's ``Options``.
             use: whether targets are needed, and which rule for long texts holds.
             where: what to call the example in an error.
+        """
+        raise NotImplementedError
+
+    def encode_window(self, window: Window, inputs: Inputs) -> list[Row]:
+        """The training rows of a window of token shards: one a fragment of a document, so that no document is seen by another.
+
+        Args:
+            window: of the ids that this model's tokenizer made.
+            inputs: the model's tokenizer and limits.
         """
         raise NotImplementedError
 

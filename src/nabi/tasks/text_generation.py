@@ -1,7 +1,8 @@
 """Text generation: go on with a text, token by token; in training the causal language model (Radford et al. 2018, section 3.1).
 
 Unusual: a document is read whole, cut into rows of the model's length; from the second row on, the first tokens of an evaluated row are context alone, so each
-token counts once. A document begins with the tokenizer's first special token (or its end token) and ends with the end token.
+token counts once. A document begins with the tokenizer's first special token (or its end token) and ends with the end token. Of token shards a row is a
+fragment of a document, so a window of constant length holds documents that do not see each other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nabi.batch import Row
+from nabi.data.shards import Window
 from nabi.errors import DataError, InputError
 from nabi.inputs import Inputs
 from nabi.metrics import LanguageScore
@@ -63,6 +65,7 @@ class TextGeneration(Generating):
     columns = ("text",)
     generates = "text"
     hf_task = "text-generation"
+    reads_shards = True
     Options, Settings = TextGenerationOptions, TextGenerationSettings
     main_metric, lower_is_better = "bits_per_byte", True
 
@@ -96,6 +99,20 @@ class TextGeneration(Generating):
             if begin + len(window) >= len(ids):
                 break
             begin += limit - shared
+        return rows
+
+    def encode_window(self, window: Window, inputs: Inputs) -> list[Row]:
+        """A row a fragment of a document; each token of the window is predicted once, from those of its own document in front of it in the window.
+
+        A document begins as one that is read from a table; a fragment that goes on with one begins with the last token of the window before.
+        """
+        start = _first(inputs.tokenizer)
+        if start is None:
+            start = window.end  # which stands in front of each document but the first
+        ids, rows = window.ids.tolist(), []
+        for begin, end in window.fragments():
+            front = start if begin or window.before is None else window.before
+            rows.append(Row({"text": {"tokens": [front, *ids[begin : end - 1]]}}, targets={"next": ids[begin:end]}))
         return rows
 
     def _prompt(self, text: str, inputs: Inputs, options: TextGenerationOptions, where: str) -> Row:

@@ -199,6 +199,17 @@ class Tokenizer:
             if collecting:
                 gc.enable()
 
+    def ids_of(self, texts: Iterable[str]) -> list[list[int]]:
+        """The ids of many texts without special tokens, on all cores: those of ``encode``, faster since nothing else of the tokens is told.
+
+        Raises:
+            InputError: a text is not a str or not valid Unicode (its number is given).
+        """
+        inputs = [self._composed(text).text for text in _listed(texts)]
+        encode = self.library.encode_batch if isinstance(self.library, Marian) else self.library.encode_batch_fast
+        with Guard(InputError, "the texts can't be tokenised"):
+            return [raw.ids for raw in encode(inputs, add_special_tokens=False)]
+
     def windows(
         self, text: str, pair: str | None = None, *, max_length: int, stride: int, over: Literal["text", "pair"] = "text"
     ) -> list[Encoding]:

@@ -12,35 +12,11 @@ from dataclasses import replace
 import torch
 
 from nabi.batch import FILLER, Batch, Row, batch_of
+from nabi.data.order import Order, mixed, permuted
 from nabi.errors import DataError
 from nabi.model import Model
 from nabi.training.plan import Plan
-
-_MASK = (1 << 64) - 1
-
-
-def mixed(*numbers: int) -> int:
-    """A 64-bit number that depends on all of these in a scrambled way (splitmix64, Steele et al. 2014)."""
-    x = 0x9E3779B97F4A7C15
-    for number in numbers:
-        x = (x + number * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & _MASK
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-        x ^= x >> 31
-    return x
-
-
-def permuted(i: int, n: int, key: int) -> int:
-    """Place ``i`` of a permutation of 0..n-1 that ``key`` chooses: four Feistel rounds, walked until they land inside (Black and Rogaway 2002)."""
-    half = max(1, math.ceil(math.log2(max(2, n)) / 2))
-    mask = (1 << half) - 1
-    while True:
-        left, right = i >> half, i & mask
-        for turn in range(4):
-            left, right = right, left ^ (mixed(key, turn, right) & mask)
-        i = left << half | right
-        if i < n:
-            return i
+from nabi.training.windows import Windows
 
 
 class Feed:
@@ -48,7 +24,7 @@ class Feed:
 
     Args:
         model: whose task corrupts rows and names their class.
-        rows: the rows of each example, as ``Model.encode`` made them with ``use="train"``.
+        rows: the rows of each example, as ``Model.encode`` made them with ``use="train"``, or the ``Windows`` of token shards.
         plan: batch, tokens, windows, sampler, seed.
 
     Raises:
@@ -80,7 +56,7 @@ class Feed:
         if self._strata:
             members = self._strata[mixed(self.plan.seed, epoch, i, 1) % len(self._strata)]
             return members[mixed(self.plan.seed, epoch, i, 2) % len(members)]
-        return permuted(i, len(self.rows), mixed(self.plan.seed, epoch))
+        return Order(len(self.rows), self.plan.seed, epoch)[i]
 
     def examples(self, n: int) -> list[int]:
         """The examples of step ``n``; the last step of an epoch may have fewer."""
@@ -101,7 +77,7 @@ class Feed:
 
     def _windows(self, example: int, epoch: int) -> Sequence[Row]:
         rows = self.rows[example]
-        if len(rows) <= self.plan.windows or self.task.together:
+        if len(rows) <= self.plan.windows or self.task.together or isinstance(self.rows, Windows):  # these rows are documents, not pieces of one text
             return rows
         key = mixed(self.plan.seed, epoch, example, 3)
         return [rows[i] for i in sorted(permuted(j, len(rows), key) for j in range(self.plan.windows))]

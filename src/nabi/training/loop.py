@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from nabi.batch import Batch
+from nabi.data.order import mixed
 from nabi.errors import TrainingError
 from nabi.memory import trimmed
 from nabi.model import Model
-from nabi.training.feed import Feed, mixed
+from nabi.training.feed import Feed
 from nabi.training.optimizer import Optimizer
 from nabi.training.plan import Plan
 

@@ -34,7 +34,7 @@ class Plan:
         evaluate_every: epochs between evaluations; None is 1, or as many as make 10 evaluations of a long run.
         precision: of the products in training, ``fp32`` or ``bf16``; parameters stay float32.
         sampler: ``shuffle`` reads each example once an epoch; ``balanced`` draws each class equally often.
-        windows: of a long text, train on at most so many windows an epoch, drawn anew each time.
+        windows: of a long text, train on at most so many windows an epoch, drawn anew each time; token shards are read whole.
         hidden_dropout, attention_dropout, head_dropout: in place of the model's own; None leaves them.
         loss_weights: by loss name, where a task has several.
         seed: of order, dropout, corruption and fresh heads.
