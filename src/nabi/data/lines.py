@@ -81,7 +81,7 @@ def rows(file: IO[bytes], ending: str, name: str) -> Iterator[Found]:
     for start, number, line in _lines(file, name):
         if not line.strip(" \t\r\n"):
             continue
-        row = {"text": line.rstrip("\r\n")} if ending == ".txt" else parsing.json_row(line, name, number)
+        row = {"text": line.rstrip("\r\n")} if ending == ".txt" else parsing.json_row(line.removesuffix("\n"), name, number)
         if ending == ".jsonl" and "\\u" in line:
             parsing.whole_characters(row, f"{name}, line {number}")
         yield Found(start, number, row)
@@ -104,9 +104,8 @@ def reader(ending: str, name: str, columns: list[str], numbers: Any) -> Callable
 
 def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, int, str]]:
     """(first byte, number, text) of each line."""
-    start, number = 0, 0
-    head = file.readline(LONGEST + 1)
-    line = head
+    start, number, before = 0, 0, b""
+    line = head = file.readline(LONGEST + 1)
     while line:
         number += 1
         if len(line) > LONGEST:
@@ -115,12 +114,16 @@ def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, int, str]]:
         try:
             text = line[skip:].decode()
             if "\0" in text:
-                raise parsing.undecodable(line, line.index(b"\0"), "a NUL byte", name, number, start=start, head=head[:4096])
+                raise _undecodable(before, line, line.index(b"\0"), "a NUL byte", name, number, start, head)
         except UnicodeDecodeError as problem:
-            raise parsing.undecodable(line, skip + problem.start, "not UTF-8", name, number, start=start, head=head[:4096]) from None
+            raise _undecodable(before, line, skip + problem.start, "not UTF-8", name, number, start, head) from None
         yield start + skip, number, text
-        start += len(line)
+        start, before = start + len(line), line[-8:]
         line = file.readline(LONGEST + 1)
+
+
+def _undecodable(before: bytes, line: bytes, at: int, flaw: str, name: str, number: int, start: int, head: bytes) -> DataError:
+    return parsing.undecodable(before + line, len(before) + at, flaw, name, number, start=start - len(before), head=head[:4096])
 
 
 def too_long(name: str, number: int, line: bytes) -> DataError:

@@ -111,6 +111,16 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
+def can_be_read(path: Path) -> None:
+    """Look whether a file is there and of a known kind, before it is read.
+
+    Raises:
+        DataError: it is not.
+    """
+    with _reading(path), unpacked(path):
+        pass
+
+
 @contextlib.contextmanager
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
     """The unpacked bytes of a file, to be read from the beginning.

@@ -145,7 +145,7 @@ def stream_table(source: Any, columns: Mapping[str, str] | None = None) -> Strea
     Raises:
         DataError: there is no such file, or when it is read: a row can't be read, or lacks a column that is renamed.
     """
-    from nabi.data.opening import rows_of
+    from nabi.data.opening import can_be_read, rows_of
     from nabi.data.tables import read_table, shards
 
     name = type(source).__name__
@@ -154,8 +154,7 @@ def stream_table(source: Any, columns: Mapping[str, str] | None = None) -> Strea
     elif isinstance(source, str | Path):
         files, name = shards(str(source)), Path(source).name
         for file in files:
-            with file.open("rb"):
-                pass
+            can_be_read(file)
         stream = Stream(lambda: itertools.chain.from_iterable(map(rows_of, files)), name)
     elif callable(source) and not isinstance(source, Iterable):
         stream = Stream(lambda: checked(source(), name), name)

@@ -24,7 +24,7 @@ from nabi.data.columns import array_columns
 from nabi.data.opening import LARGE, PARSERS, kind_of, listed, open_file
 from nabi.data.parsing import package, unique, whole_characters
 from nabi.data.records import Blocks, Derived, Joined
-from nabi.errors import DataError
+from nabi.errors import DataError, shortened
 
 SIDES = re.compile("(train|dev|valid|val|test|eval)", re.IGNORECASE)
 
@@ -365,8 +365,13 @@ def _no_columns(name: str, missing: Mapping[str, str], columns: Sequence[str], a
     """The error for columns that are not there: ``missing`` maps our name to the source's."""
     ours, theirs = next(iter(missing.items()))
     close = difflib.get_close_matches(theirs, columns, n=1) or [c for c in columns if c not in set(avoid)] or list(columns)
-    fix = f"rename one with --columns {ours}={shlex.quote(close[0])}" if close else "name the columns"
+    fix = f"rename one with --columns {ours}={shlex.quote(_printable(close[0]))}" if close else "name the columns"
     if len(columns) == 1 and (mark := re.search("[;\t|,]", columns[0])):
         fix = f"the file seems to be separated by {mark[0]!r}: save it with commas (.csv) or tabs (.tsv)"
-    wanted = ", ".join(f"'{m}'" for m in missing.values())
-    return DataError(f"{name}: no column {wanted}", expected=f"it among the columns that are there: {', '.join(columns)}", fix=fix)
+    wanted = ", ".join(f"'{_printable(m)}'" for m in missing.values())
+    there = ", ".join(map(_printable, columns[:40])) + (", ..." if len(columns) > 40 else "")
+    return DataError(f"{name}: no column {wanted}", expected=f"it among the columns that are there: {there}", fix=fix)
+
+
+def _printable(column: str) -> str:
+    return column if column.isprintable() and len(column) <= 60 else shortened(column, 60)

@@ -39,7 +39,7 @@ def encoded(model: Model, table: Table, options: Any, use: Use, say: Callable[[s
         table: the examples.
         options: the task's ``Options``.
         use: as for ``Task.encode``.
-        say: told in a sentence where the rows come from, and why they could not be kept.
+        say: told in a sentence why the rows could not be kept.
 
     Raises:
         InputError, DataError: an example can't be read; it is named by its place.
@@ -55,7 +55,6 @@ def encoded(model: Model, table: Table, options: Any, use: Use, say: Callable[[s
     found = kept.find("rows", key)
     if found is not None:
         path, facts = found
-        say(f"{len(table):,} rows of {table.name} ({use}) were tokenised before: they come from the cache.")
         for text in facts["warnings"]:
             warnings.warn(text.replace(facts["name"], table.name, 1), stacklevel=2)
     else:
