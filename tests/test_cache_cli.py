@@ -87,8 +87,7 @@ def test_prune_by_name_and_all(place: Path) -> None:
     names = [make("rows", letter, 10, 0) for letter in "abc"]
     model(place, "some/model", 50)
     assert [e["name"] for e in facts("prune", names[1])["removed"]] == [names[1]]
-    done = nabi("prune", "--all", "--dry-run")
-    assert done.output.endswith("2 entries, 754 B would be removed.\n") or "2 entries" in done.output
+    assert nabi("prune", "--all", "--dry-run").output.splitlines()[-1].startswith("2 entries, ") and len(cache.entries()) == 2
     assert len(facts("prune", "--all")["removed"]) == 2
     assert (place.parent / "hub" / "models--some--model").exists()  # never unless it is named
     assert facts("prune", "some/model", "--dry-run")["would_remove"] == [{"name": "some/model", "bytes": 50}]

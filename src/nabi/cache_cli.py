@@ -86,10 +86,10 @@ def prune(names: tuple[str, ...], older_than: float | None, keep_gb: float | Non
 
 def _models() -> list[dict[str, Any]]:
     """What lies in the hub's cache."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, OSError, ValueError):  # there is none, or its variable names a file
         return []
     facts = [
@@ -100,10 +100,10 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _delete_models(revisions: Iterable[list[str]]) -> None:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
 
     for hashes in revisions:
-        scan_cache_dir().delete_revisions(*hashes).execute()
+        scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(*hashes).execute()
 
 
 def _time(seconds: float) -> str:

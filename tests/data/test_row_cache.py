@@ -111,7 +111,7 @@ def test_what_decides_the_rows_is_in_the_key(built: Model, words: Path, tmp_path
     (other_words / "vocab.txt").write_text((other_words / "vocab.txt").read_text(encoding="utf-8").replace("\nthe\n", "\nzzz\n"), encoding="utf-8")
     others = [
         (built, table, options, "evaluate"),
-        (built, read_table(data[:4] + [{**data[4], "label": "pos" if data[4]["label"] == "neg" else "neg"}]), options, "train"),
+        (built, read_table([*data[:4], {**data[4], "label": "pos" if data[4]["label"] == "neg" else "neg"}]), options, "train"),
         (built, read_table(data, {"label": "text", "text": "label"}), built.options({"long": "truncate"}), "evaluate"),
         (built, table, built.options({"max_length": 9, "stride": 2}), "train"),
         (model(words, ClassificationSettings(labels=("pos", "neg"))), table, options, "train"),

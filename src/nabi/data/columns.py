@@ -89,7 +89,7 @@ def array_columns(arrays: Any, name: str) -> tuple[list[str], int, Fetch]:
     """The column names of a structured array or a dict of arrays or lists, how many rows they have, and what gives the rows from a place to another.
 
     A row has entry i of each array. Where one is called ``offsets`` and has an entry more, an array as long as its last entry says holds values end to end:
-    row i has ``array[offsets[i]:offsets[i + 1]]``. An array of no dimension is the same in each row. Numbers and strings become Python's own.
+    row i has ``array[offsets[i]:offsets[i + 1]]``. Names in ``classes`` are those of the numbers in ``labels``. An array of no dimension is the same in each row. Numbers and strings become Python's own.
 
     Raises:
         DataError: the arrays are no table.
@@ -103,6 +103,12 @@ def array_columns(arrays: Any, name: str) -> tuple[list[str], int, Fetch]:
         arrays = {column: arrays[column] for column in arrays.dtype.names}
     else:
         arrays = {str(key): _as_array(value) for key, value in arrays.items()}
+    classes, labels = arrays.get("classes"), arrays.get("labels")
+    if classes is not None and labels is not None and classes.dtype.kind == "U" and labels.dtype.kind in "iu" and classes.ndim == labels.ndim == 1:
+        if not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
+            raise DataError(f"{name}: a label without a name", value=f"labels {labels.min()} to {labels.max()}" if len(labels) else "no labels",
+                            expected=f"0 to {len(classes) - 1}, the places in classes", fix="write the names of all labels")  # fmt: skip
+        arrays = {key: a for key, a in arrays.items() if key != "classes"} | {"labels": classes[labels]}
     offsets = arrays.get("offsets")
     if offsets is not None and (offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets) or offsets[0] != 0
                                 or (np.diff(offsets.astype(np.int64)) < 0).any()):  # fmt: skip

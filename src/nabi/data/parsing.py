@@ -202,6 +202,8 @@ def read_json(data: bytes, name: str) -> Parsed:
     if not isinstance(rows, list):
         raise DataError(f"{name}: no array of rows", value=json.dumps(value, ensure_ascii=False),
                         expected='[{...}, ...] or {"data": [{...}, ...]}', fix="wrap the rows in an array")
+    if rows and all(isinstance(row, str) for row in rows):
+        return [{"text": text} for text in rows], ["text"], None
     for number, row in enumerate(rows, 1):
         is_object(row, f"{name}, row {number}")
     return rows, None, None
