@@ -1,7 +1,7 @@
 """What it costs to open a large JSONL file and to read it once, beside the `datasets` library; and what a second run costs.
 
-Each figure is measured in a process of its own, the two libraries in turn; memory is the process's peak less what its imports took. `datasets` 5.2, `load_dataset`
-with its own cache folder, `map` with the same tokenizer, one process. The file is synthetic: rows of 60 words and a label.
+Each figure is measured in a process of its own, the two libraries in turn; memory is the process's peak less what its imports took. `load_dataset` has a cache
+folder of its own, `map` the same tokenizer and one process. The file is synthetic: rows of 60 words and a label.
 
     python benchmarks/door.py [--mb 300] [--rounds 3]
 """

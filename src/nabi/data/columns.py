@@ -89,7 +89,8 @@ def array_columns(arrays: Any, name: str) -> tuple[list[str], int, Fetch]:
     """The column names of a structured array or a dict of arrays or lists, how many rows they have, and what gives the rows from a place to another.
 
     A row has entry i of each array. Where one is called ``offsets`` and has an entry more, an array as long as its last entry says holds values end to end:
-    row i has ``array[offsets[i]:offsets[i + 1]]``. Names in ``classes`` are those of the numbers in ``labels``. An array of no dimension is the same in each row. Numbers and strings become Python's own.
+    row i has ``array[offsets[i]:offsets[i + 1]]``. Names in ``classes`` are those of the numbers in ``labels``.
+    An array of no dimension is the same in each row. Numbers and strings become Python's own.
 
     Raises:
         DataError: the arrays are no table.
