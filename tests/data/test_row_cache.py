@@ -126,9 +126,10 @@ def test_what_decides_the_rows_is_in_the_key(built: Model, words: Path, tmp_path
     assert len(cache.entries()) == len(others) + 2
 
 
-def test_swapped_columns_are_other_rows(words: Path) -> None:
+def test_swapped_columns_of_one_file_are_other_rows(words: Path, tmp_path: Path) -> None:
     made = model(words, ClassificationSettings(labels=("a film", "good")))
-    data = [{"x": "a film", "y": "good"}, {"x": "good", "y": "a film"}]
+    data = tmp_path / "a.csv"
+    data.write_text("x,y\na film,good\ngood,a film\n", encoding="utf-8")
     for columns in ({"text": "x", "label": "y"}, {"text": "y", "label": "x"}):
         table = read_table(data, columns)
         found = encoded(made, table, made.options(), "train", pytest.fail)

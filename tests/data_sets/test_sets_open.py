@@ -30,7 +30,8 @@ SETS: dict[str, tuple[str, dict[str, str]]] = {
     **{f"koen_{name}": ("translation", {"source": "ko", "target": "en"}) for name in ("news", "jhe", "tatoeba")},
     "scitldr": ("", {"source": "source", "target": "targets"}),  # several references a row
     "dialogsum": ("summarization", {"source": "dialogue", "target": "summary"}),
-    **{name: ("text_generation", {}) for name in ("korean_docs", "naughty_strings", "wikitext2_valid", "tiny_shakespeare", "books_en", "botchan", "wagahai_ja")},
+    "naughty_strings": ("text_generation", {}),
+    **{name: ("text_generation", {}) for name in ("korean_docs", "wikitext2_valid", "tiny_shakespeare", "books_en", "botchan", "wagahai_ja")},
     "korean_reviews_unlabelled": ("text_generation", {}), "winobias": ("text_generation", {"text": "sentence"}), "gap": ("text_generation", {}),
     "seat": ("", {}),
     "wikitablequestions": ("", {}), "sroie_receipts": ("", {"words": "lines"}), "fsdd": ("", {"label": "digit"}), "yesno": ("", {"label": "words"}),
