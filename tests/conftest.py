@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import string
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["NABI_CACHE"] = tempfile.mkdtemp(prefix="nabi-cache-")  # of this run alone: nothing that an earlier run left is read
+atexit.register(shutil.rmtree, os.environ["NABI_CACHE"], ignore_errors=True)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread costs more than it gives, most of all on a busy machine
 ALLOWED_SKIPS = 0
 _skipped: list[str] = []

@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # lowest first; the top of nabi (its public names) lies below those who use them
 LEVELS = [
     {"errors"},
-    {"config", "files", "memory", "plugins"},
+    {"config", "files", "memory", "plugins", "cache"},
     {"layout"},
     {"batch"},
     {"text", "data", "nn", "decoding", "weights", "metrics"},
@@ -32,6 +32,7 @@ LEVELS = [
     {"pipelines"},
     {"compat"},
     {""},
+    {"cache_cli"},
     {"cli", "demo"},
     {"__main__"},
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``nabi train | evaluate | predict | inspect | doctor | bench``.
+"""The command line: ``nabi train | evaluate | predict | inspect | doctor | bench``; ``nabi cache`` is in ``cache_cli``.
 
 Exit codes: 0 done, 1 the work failed, 2 the input was wrong. With ``--json`` standard output holds exactly one JSON document, or JSON lines, and
 everything else goes to standard error. Unusual: this file imports nothing heavy, so ``--help`` is quick.
@@ -11,13 +11,14 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from nabi import __version__
+from nabi.cache_cli import cache
 from nabi.errors import InputError, NabiError, OptionError, nearest, unknown
 from nabi.files import whole
 
@@ -254,7 +255,7 @@ def predict(
             click.echo(loaded.task.line(answer))
 
 
-def _write_along(model: Any, items: Iterable[Any], where: list[str] | None, options: dict[str, Any], steps: bool, as_json: bool) -> None:
+def _write_along(model: Any, items: Iterable[Any], where: Sequence[str] | None, options: dict[str, Any], steps: bool, as_json: bool) -> None:
     """Each answer while it is written: its text, how it came about, or the records themselves."""
     from nabi.inspection.writing import in_order, view
 
@@ -340,6 +341,8 @@ def bench(model: str, data: str | None, seconds: float, columns: str | None, plu
         click.echo("\n".join(lines(found)))
 
 
+cli.add_command(cache)
+
 _SECTIONS = {"plan": "plan", "options": "options", "task": "settings"}  # of --set -> of a recipe, where `task` is the task's name
 
 
@@ -409,14 +412,14 @@ def _options(settings: Iterable[str]) -> dict[str, Any]:
     return options
 
 
-def _inputs(model: Any, inputs: tuple[str, ...], data: str | None, columns: str | None) -> tuple[Iterable[Any], list[str] | None]:
+def _inputs(model: Any, inputs: tuple[str, ...], data: str | None, columns: str | None) -> tuple[Iterable[Any], Sequence[str] | None]:
     if data is not None:
         from nabi.data import read_table
 
         table = read_table(data, _pairs(columns))
         table = model.task.opened(table)
         table.require(model.task.required(table.columns)[:1])
-        return table, [table.where(i) for i in range(len(table))]
+        return table, table.places
     return (_stdin_lines() if inputs == ("-",) else inputs), None
 
 

@@ -31,6 +31,7 @@ from nabi.evaluation.report import run_report
 from nabi.model import Model
 from nabi.nn.heads import Head
 from nabi.tasks import Task
+from nabi.training.encoded import encoded
 from nabi.training.feed import Feed
 from nabi.training.loop import State, Step, train
 from nabi.training.plan import Plan
@@ -116,10 +117,11 @@ def fit(
     table: Table | TokenShards
     if (shards := open_shards(data, kind, dev, columns)) is None:
         table, held_out = _tables(data, dev, columns, plan.seed, kind)
+        if table.spooled:
+            progress.say(f"The data is a stream: its {len(table):,} rows were written to disk first ({table.spooled / 1e6:,.0f} MB), to be read in any order.")
     else:
         table, held_out = shards, None if dev is None else _held_out(dev, columns, kind)
-    examples = [] if isinstance(table, TokenShards) else list(table)
-    wanted = kind.fitted(examples, table.name, _settings(kind, settings or {}))
+    wanted = kind.fitted([] if isinstance(table, TokenShards) else table, table.name, _settings(kind, settings or {}))
     if (base is None) == (family is None):
         raise OptionError("give either a base model or a family", value={"base": base, "family": family})
     folder = RunFolder(out, resume=resume) if out is not None else None
@@ -144,15 +146,19 @@ def fit(
         progress.say(note)
     _set_dropout(model, plan)
     opts = model.options(options)
-    rows: Sequence[Sequence[Row]] = [model.encode(e, opts, "train", table.where(i), i) for i, e in enumerate(examples)]
+    rows: Sequence[Sequence[Row]]
     if shards is not None:
         rows = windows = Windows(model, shards) if isinstance(data, TokenShards) else Windows.fitted(model, shards)
         table = windows.shards
-    if held_out is not None:
-        for i, example in enumerate(held_out):  # refused now and not after an epoch
+    else:
+        assert isinstance(table, Table)
+        rows = encoded(model, table, opts, "train", progress.say)
+    dev_rows = None
+    if held_out is not None:  # refused now and not after an epoch
+        for i, example in enumerate(held_out):
             model.task.truth(example, held_out.where(i))
-            model.encode(example, opts, "evaluate", held_out.where(i))
-    run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, given, state)
+        dev_rows = encoded(model, held_out, opts, "evaluate", progress.say)
+    run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, given, state, dev_rows)
     if folder:
         folder.make()
     run.go()
@@ -195,9 +201,10 @@ class _Run:
         options: Any,
         given: Mapping[str, Any],
         state: State | None,
+        dev_rows: Sequence[Sequence[Row]] | None,
     ) -> None:
         self.model, self.feed, self.plan, self.progress, self.folder = model, feed, plan, progress, folder
-        self.dev, self.options, self.given, self.state = dev, options, given, state
+        self.dev, self.options, self.given, self.state, self.dev_rows = dev, options, given, state, dev_rows
         self.history: list[dict[str, Any]] = list(state.extra["history"]) if state else []
         self.best: dict[str, float] = dict(state.extra["best"]) if state else {}
         self.since_best = int(state.extra["since_best"]) if state else 0
@@ -224,7 +231,7 @@ class _Run:
         """What a report says of the best evaluation; it is made again only if an earlier process made it."""
         if self.dev is None:
             return None
-        found = self._best or evaluate(self.model, self.dev, options=self.options, keep=True)
+        found = self._best or evaluate(self.model, self.dev, options=self.options, keep=True, rows=self.dev_rows)
         return Findings(self.model, found, self.options)
 
     def go(self) -> None:
@@ -260,7 +267,7 @@ class _Run:
         name = self.model.task.main_metric
         better = True
         if self.dev is not None:
-            found = evaluate(self.model, self.dev, options=self.options, keep=self.folder is not None, calibrate=True)
+            found = evaluate(self.model, self.dev, options=self.options, keep=self.folder is not None, calibrate=True, rows=self.dev_rows)
             metrics = found.metrics
             entry["metrics"] = metrics
             better = not self.best or (metrics[name] < self.best[name] if self.model.task.lower_is_better else metrics[name] > self.best[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -147,7 +147,14 @@ class Model(nn.Module):
             yield batch.to(self.device)
 
     def answers(
-        self, examples: Iterable[Any], options: Any = None, *, tokens: int | None = None, where: Sequence[str] | None = None, use: Use = "predict"
+        self,
+        examples: Iterable[Any],
+        options: Any = None,
+        *,
+        tokens: int | None = None,
+        where: Sequence[str] | None = None,
+        use: Use = "predict",
+        rows: Sequence[Sequence[Row]] | None = None,
     ) -> Iterator[Any]:
         """One answer an example, in order, in constant memory.
 
@@ -156,6 +163,7 @@ class Model(nn.Module):
             options: the task's ``Options`` or None for the usual ones.
             tokens: in a batch at most; by the device if None.
             where: what to call each example in an error.
+            rows: of each example, if they are encoded already for this ``use``.
 
         Raises:
             InputError: an example can't be read; it is named by its number.
@@ -165,8 +173,11 @@ class Model(nn.Module):
         while items := list(islice(source, CHUNK)):
             names = [where[done + i] if where else f"input {done + i + 1}" for i in range(len(items))]
             chunk = [self.task.example_of(item, name) for item, name in zip(items, names, strict=True)]
-            rows = [self.encode(example, options, use, name, i) for i, (example, name) in enumerate(zip(chunk, names, strict=True))]
-            yield from self.answered(chunk, rows, options, tokens)
+            if rows is None:
+                encoded = [self.encode(example, options, use, name, i) for i, (example, name) in enumerate(zip(chunk, names, strict=True))]
+            else:
+                encoded = [[replace(row, example=i) for row in rows[done + i]] for i in range(len(chunk))]
+            yield from self.answered(chunk, encoded, options, tokens)
             done += len(chunk)
 
     def answered(self, examples: Sequence[Example], rows: list[list[Row]], options: Any, tokens: int | None = None) -> Iterator[Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from nabi.data import read_table, text_of
+from nabi.data import lines, opening, read_table, streams, text_of
 from nabi.errors import DataError, OptionError
 
 zstandard = pytest.importorskip("zstandard")
@@ -49,6 +51,54 @@ def folder_case(folder: Path) -> Any:
     return read_table(folder / "reviews")
 
 
+def folder_of(*names: str) -> Callable[[Path], Any]:
+    def case(folder: Path) -> Any:
+        (folder / "reviews").mkdir()
+        for name in names:
+            (folder / "reviews" / name).write_bytes(CSV)
+        return read_table(folder / "reviews")
+
+    return case
+
+
+def large(name: str, content: str) -> Callable[[Path], Any]:
+    def case(folder: Path) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(opening, "LARGE", 1000)
+            patch.setattr(lines, "LONGEST", 2000)
+            return file(name, content)(folder)
+
+    return case
+
+
+def cut_off(folder: Path) -> Any:
+    table = large("reviews.jsonl", '{"text": "a"}\n' * 200)(folder)
+    os.truncate(folder / "reviews.jsonl", 100)
+    return table[0]
+
+
+def array(name: str, content: Any) -> Callable[[Path], Any]:
+    def case(folder: Path) -> Any:
+        np.save(folder / name, content, allow_pickle=True)
+        return read_table(folder / name)
+
+    return case
+
+
+def arrays(name: str, **content: Any) -> Callable[[Path], Any]:
+    def case(folder: Path) -> Any:
+        np.savez(folder / name, **content)
+        return read_table(folder / name)
+
+    return case
+
+
+def stream(folder: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "HELD", 10)
+        return read_table({"text": "a long text", "more": object()} for _ in range(3))
+
+
 def missing_file(folder: Path) -> Any:
     (folder / "reviews.csv").write_bytes(CSV)
     return read_table(folder / "review.csv")
@@ -56,7 +106,20 @@ def missing_file(folder: Path) -> Any:
 
 CASES: dict[str, Callable[[Path], Any]] = {
     "a missing file": missing_file,
-    "a folder": folder_case,
+    "an empty folder": folder_case,
+    "a folder with files of several kinds": folder_of("a.csv", "b.jsonl"),
+    "a folder with train and dev files": folder_of("train.csv", "dev.csv"),
+    "a pattern that nothing fits": lambda folder: read_table(folder / "train-*.jsonl"),
+    "a large file with a very long line": large("reviews.jsonl", '{"text": "a"}\n{"text": "' + "long " * 800 + '"}\n'),
+    "a large file with a quote that is never closed": large("reviews.csv", 'text,label\na,b\n"' + "c\n" * 2000),
+    "a file that is cut off while it is read": cut_off,
+    "a broken NumPy file": file("reviews.npz", b"PK\x03\x04" + b"\1" * 60),
+    "a NumPy file with objects": array("reviews.npy", np.array([{}])),
+    "an array without column names": array("reviews.npy", np.zeros((3, 2))),
+    "arrays of different lengths": arrays("reviews.npz", a=np.zeros(2), b=np.zeros(3)),
+    "a label without a name": arrays("reviews.npz", labels=np.array([0, 2]), classes=np.array(["a", "b"])),
+    "a stream that can't be written to disk": stream,
+    "rows that Arrow can't hold": lambda folder: read_table([{"a": 1}, {"a": "b"}]).to_arrow(),
     "an empty file": file("reviews.csv", b"\xef\xbb\xbf \n"),
     "a header only": file("reviews.csv", HEAD),
     "a JSON array without rows": file("reviews.json", "[]"),

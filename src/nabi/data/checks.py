@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nabi.data.parsing import SURROGATE
 from nabi.data.split import folded
-from nabi.data.tables import SURROGATE, Table
+from nabi.data.tables import Table
 from nabi.errors import shortened
 
 Severity = Literal["error", "warning", "info"]

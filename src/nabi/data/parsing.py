@@ -1,4 +1,4 @@
-"""File formats: bytes of JSON lines, JSON, CSV, TSV, Parquet or Arrow, packed or not, to rows and the lines that they began in.
+"""File formats of text: bytes of JSON lines, JSON, CSV, TSV or plain text to rows and the lines that they began in; what all readers share.
 
 Every flaw raises a DataError that names the file and the line; docs/data.md lists them all.
 """
@@ -6,16 +6,14 @@ Every flaw raises a DataError that names the file and the line; docs/data.md lis
 from __future__ import annotations
 
 import csv
-import gzip
 import importlib
 import io
 import json
 import math
 import re
 import shlex
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nabi.errors import DataError, OptionError, shortened
@@ -29,16 +27,6 @@ def unique(names: Sequence[str], where: str) -> None:
     if twice := [n for n, count in Counter(names).items() if count > 1]:
         raise DataError(f"{where}: a column name appears twice", value=", ".join(twice), expected="each name once",
                         fix="rename one of them")
-
-
-def unpacked(data: bytes, packing: str, name: str) -> bytes:
-    kind, magic = PACKINGS[packing]
-    if not data.startswith(magic):
-        raise not_packed(name, kind, packing, data)
-    try:
-        return gzip.decompress(data) if packing == ".gz" else b"".join(unzstd([data], name))
-    except (EOFError, OSError, ValueError, zlib.error) as problem:
-        raise not_whole(name, kind, problem, len(data)) from None
 
 
 def not_packed(name: str, kind: str, packing: str, data: bytes) -> DataError:
@@ -94,9 +82,13 @@ def _decoded(data: bytes, name: str) -> str:
         text, at, flaw = "", start + problem.start, "not UTF-8"
     if at < 0:
         return text
-    line = data.count(b"\n", 0, at) + 1
-    raise DataError(f"{name}, line {line}: {flaw} at byte offset {at}", value=data[max(0, at - 8) : at + 24],
-                    expected="text in UTF-8", fix=_encoding_fix(data, name))
+    raise undecodable(data, at, flaw, name, data.count(b"\n", 0, at) + 1)
+
+
+def undecodable(data: bytes, at: int, flaw: str, name: str, line: int, *, start: int = 0, head: bytes = b"") -> DataError:
+    """The error for bytes that are no text: ``flaw`` is at ``at`` of ``data``, which begins at byte ``start`` of the file; ``head`` is how the file begins."""
+    return DataError(f"{name}, line {line}: {flaw} at byte offset {start + at}", value=data[max(0, at - 8) : at + 24],
+                     expected="text in UTF-8", fix=_encoding_fix(head + data if start else data, name))
 
 
 def _encoding_fix(data: bytes, name: str) -> str:
@@ -122,6 +114,7 @@ def likely_encoding(data: bytes) -> str:
     return "CP949" if 2 * len(hangul) > sum(b > 127 for b in data) / 2 else "LATIN1"
 
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 Parsed = tuple[list[dict[str, Any]], list[str] | None, list[int] | None]
 
 
@@ -178,23 +171,39 @@ def is_object(value: Any, where: str) -> None:
                         expected='{"column": value, ...}', fix="give each value its column's name")
 
 
-def _read_jsonl(data: bytes, name: str) -> Parsed:
+def json_row(line: str, name: str, number: int) -> dict[str, Any]:
+    """The row of line ``number`` of JSON lines.
+
+    Raises:
+        DataError: it is not standard JSON, or no object.
+    """
+    row = json_value(line, name, number, "mend the line; a file that holds one array must end in .json")
+    is_object(row, f"{name}, line {number}")
+    return row  # type: ignore[no-any-return]
+
+
+def read_jsonl(data: bytes, name: str) -> Parsed:
     rows, numbers = [], []
     for number, line in enumerate(_decoded(data, name).split("\n"), 1):
         if line.strip(" \t\r"):
-            row = json_value(line, name, number, "mend the line; a file that holds one array must end in .json")
-            is_object(row, f"{name}, line {number}")
-            rows.append(row)
+            rows.append(json_row(line, name, number))
             numbers.append(number)
     return rows, None, numbers
 
 
-def _read_json(data: bytes, name: str) -> Parsed:
+def read_txt(data: bytes, name: str) -> Parsed:
+    lines = [(number, line.rstrip("\r")) for number, line in enumerate(_decoded(data, name).split("\n"), 1) if line.strip(" \t\r")]
+    return [{"text": line} for _, line in lines], ["text"], [number for number, _ in lines]
+
+
+def read_json(data: bytes, name: str) -> Parsed:
     value = json_value(_decoded(data, name), name, None, "mend it; a file with one object a line must end in .jsonl")
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise DataError(f"{name}: no array of rows", value=json.dumps(value, ensure_ascii=False),
                         expected='[{...}, ...] or {"data": [{...}, ...]}', fix="wrap the rows in an array")
+    if rows and all(isinstance(row, str) for row in rows):
+        return [{"text": text} for text in rows], ["text"], None
     for number, row in enumerate(rows, 1):
         is_object(row, f"{name}, row {number}")
     return rows, None, None
@@ -221,7 +230,7 @@ def csv_row(fields: list[str], header: list[str], where: str, delimiter: str) ->
     return dict(zip(header, fields, strict=True))
 
 
-def _read_csv(data: bytes, name: str, delimiter: str = ",") -> Parsed:
+def read_csv(data: bytes, name: str, delimiter: str = ",") -> Parsed:
     lines = io.StringIO(_decoded(data, name), newline="")
     reader = csv_reader(lines, delimiter)
     header: list[str] = []
@@ -236,37 +245,20 @@ def _read_csv(data: bytes, name: str, delimiter: str = ",") -> Parsed:
                 numbers.append(number)
             number = reader.line_num + 1
     except csv.Error:
-        number, text = _open_quote(lines.getvalue(), number, delimiter)
-        raise DataError(f"{name}, line {number}: a quote opens here and is not closed before a separator", value=text,
-                        expected='"text", with "" for a quote inside', fix="close the quote, or double it") from None
+        rest = "".join(list(io.StringIO(lines.getvalue(), newline=""))[number - 1 :])
+        raise open_quote(rest, number, delimiter, name) from None
     return rows, header, numbers
 
 
-def _open_quote(text: str, number: int, delimiter: str) -> tuple[int, str]:
-    """Where the quote opens that the record which begins at line ``number`` fails on: its line, and what follows."""
-    lines = list(io.StringIO(text, newline=""))
-    rest, at = "".join(lines[number - 1 :]), 0
+def open_quote(rest: str, number: int, delimiter: str, name: str) -> DataError:
+    """The error for the record that begins at line ``number`` and with ``rest``: it names the line where the quote opens that the record fails on."""
+    at = 0
     field = re.compile(f'"(?:[^"]|"")*+"(?={delimiter})|[^"{delimiter}][^{delimiter}]*|(?={delimiter})')
     while match := field.match(rest, at):
         at = match.end() + 1
-    return number + len(list(io.StringIO(rest[:at] + "x", newline=""))) - 1, rest[at : at + 60]
-
-
-def _read_arrow(data: bytes, name: str, *, parquet: bool = False) -> Parsed:
-    arrow = package("pyarrow", name)
-    source = arrow.BufferReader(data)
-    try:
-        if parquet:
-            table = package("pyarrow.parquet", name).ParquetFile(source).read()
-        else:
-            ipc = package("pyarrow.ipc", name)
-            table = (ipc.open_file if data.startswith(b"ARROW1") else ipc.open_stream)(source).read_all()
-        # damaged offsets would be followed out of the buffer
-        table.validate(full=True)
-        unique(table.column_names, name)
-        return table.to_pylist(), table.column_names, None
-    except (arrow.ArrowException, OSError, ValueError) as problem:
-        raise broken_arrow(name, problem, data[:16], parquet=parquet) from None
+    line = number + len(list(io.StringIO(rest[:at] + "x", newline=""))) - 1
+    return DataError(f"{name}, line {line}: a quote opens here and is not closed before a separator", value=rest[at : at + 60],
+                     expected='"text", with "" for a quote inside', fix="close the quote, or double it")
 
 
 def broken_arrow(name: str, problem: Exception, head: bytes | None = None, *, parquet: bool = False) -> DataError:
@@ -274,6 +266,25 @@ def broken_arrow(name: str, problem: Exception, head: bytes | None = None, *, pa
     return DataError(f"{name}: not a whole {'Parquet' if parquet else 'Arrow'} file ({why})", value=head, fix="fetch or write it again")
 
 
-PARSERS: dict[str, Callable[[bytes, str], Parsed]] = {
-    ".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".tsv": lambda data, name: _read_csv(data, name, "\t"),
-    ".parquet": lambda data, name: _read_arrow(data, name, parquet=True), ".arrow": _read_arrow}
+def whole_characters(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a row with half of a surrogate pair in one of its strings.
+
+    Raises:
+        DataError: there is one.
+    """
+    if bad := next((s for s in _strings(row) if not s.isascii() and SURROGATE.search(s)), None):
+        raise DataError(f"{where}: half of a surrogate pair, which is no character", value=bad,
+                        expected="whole characters", fix="the text was cut inside an emoji: write it again, or leave the row out")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    # a stack, since what the JSON parser just took may be nested too deeply for a second recursion
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            stack += [*item, *item.values()]
+        elif isinstance(item, list | tuple):
+            stack += item

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nabi.batch import Row
 from nabi.data import Table, read_table
 from nabi.errors import DataError
 from nabi.metrics.detail import Detail, Detailed
@@ -60,6 +61,7 @@ def evaluate(
     name: str = "",
     keep: bool = False,
     calibrate: bool = False,
+    rows: Sequence[Sequence[Row]] | None = None,
 ) -> Evaluation:
     """Score a model on labelled rows.
 
@@ -71,6 +73,7 @@ def evaluate(
         tokens: in a batch at most.
         name: what to call the model.
         calibrate: let the model fit on these rows what it chooses on dev rows, such as a threshold; the figures are those with it.
+        rows: of each example, if they are encoded already.
         keep: also keep the rows and what happened to each, for a report; nothing is kept of a task that has no ``detail``.
 
     Raises:
@@ -82,12 +85,12 @@ def evaluate(
     if not len(table):
         raise DataError("there is nothing to evaluate on", value=table.name)
     began = time.perf_counter()
-    where = [table.where(i) for i in range(len(table))]
+    where = table.places
     truths = [model.task.truth(row, place) for row, place in zip(table, where, strict=True)]
     given = model.options(options)
     score = model.task.score()
     detail = model.task.detail(given) if keep and isinstance(model.task, Detailed) else None
-    for answer, truth in zip(model.answers(table, given, tokens=tokens, where=where, use="evaluate"), truths, strict=True):
+    for answer, truth in zip(model.answers(table, given, tokens=tokens, where=where, use="evaluate", rows=rows), truths, strict=True):
         score.add(answer, truth)
         if detail is not None:
             detail.add(answer, truth)

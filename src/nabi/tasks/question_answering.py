@@ -459,17 +459,18 @@ def answer_places(example: Example, where: str) -> list[tuple[int, int]]:
 
 
 def _flat(table: Table) -> Table:
-    rows, numbers = [], []
+    rows: list[dict[str, Any]] = []
+    origins: list[int] = []
     for i, row in enumerate(table):
         questions = row.get("questions")
         if not isinstance(questions, list | tuple) or not all(isinstance(q, Mapping) for q in questions):
             raise DataError(f"{table.where(i)}: the questions are no list of dicts", value=questions, expected='[{"question": ..., "answers": [...]}]')
         shared = {name: value for name, value in row.items() if name != "questions"}
         rows += [{**shared, **question} for question in questions]
-        numbers += [int(table.where(i).rpartition(" ")[2])] * len(questions)
+        origins += [i] * len(questions)
     if not rows:
         raise DataError(f"{table.name}: there is no question in it", expected="rows of a context and its questions")
-    return Table(rows, table.name, unit=table.unit, numbers=numbers, sha256=table.sha256)
+    return table.expanded(rows, origins)
 
 
 TASK = QuestionAnswering
