@@ -32,6 +32,7 @@ LEVELS = [
     {"pipelines"},
     {"compat"},
     {""},
+    {"tokenizer_cli"},
     {"cli", "demo"},
     {"__main__"},
 ]

@@ -58,7 +58,7 @@ def t5_like(folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(tokenizer_object=library, **names, extra_special_tokens=["<extra_id_0>"]).save_pretrained(folder)
 
 
-MADE = {"gpt2": (gpt2_like, 500), "bert": (bert_like, 220), "t5": (t5_like, 120)}
+MADE = {"gpt2": (gpt2_like, 420), "bert": (bert_like, 220), "t5": (t5_like, 120)}
 
 
 def both(kind: str, folder: Path, texts: list[str], **more: Any) -> tuple[Any, Any]:
@@ -70,12 +70,20 @@ def both(kind: str, folder: Path, texts: list[str], **more: Any) -> tuple[Any, A
 
 
 def test_a_byte_level_tokenizer_gets_the_incumbents_ids(tmp_path: Path) -> None:
-    ours, theirs = both("gpt2", tmp_path, corpus(0), new_special_tokens=["<|cell|>"], special_tokens_map={"<|endoftext|>": "<|end|>"})
-    assert ours.get_vocab() == theirs.get_vocab() and len(ours) == 500
-    texts = [*corpus(1, lines=30), "def f(x):\n    return '나비' <|cell|> 👍<|end|>"]
+    ours, theirs = both("gpt2", tmp_path, corpus(0), new_special_tokens=["<|cell|>"])
+    assert ours.get_vocab() == theirs.get_vocab() and len(ours) == 420
+    texts = [*corpus(1, lines=30), "def f(x):\n    return '나비' <|cell|> 👍<|endoftext|>"]
     assert [ours(text)["input_ids"] for text in texts] == [theirs(text)["input_ids"] for text in texts]
-    assert ours.eos_token == theirs.eos_token == "<|end|>" and ours.eos_token_id == theirs.eos_token_id == 0
+    assert ours.eos_token_id == theirs.eos_token_id == 0
     assert ours.model_max_length == theirs.model_max_length == 77 and ours.additional_special_tokens == ["<|cell|>"]
+
+
+def test_special_tokens_get_the_names_of_the_map(tmp_path: Path) -> None:
+    ours, theirs = both("gpt2", tmp_path, corpus(0), special_tokens_map={"<|endoftext|>": "<|end|>"})
+    named = theirs.get_vocab()
+    named.pop("<|endoftext|>", None)  # the incumbent adds the old name again, behind all others
+    assert ours.get_vocab() == named
+    assert ours.eos_token == ours.unk_token == theirs.eos_token == "<|end|>" and ours.eos_token_id == theirs.eos_token_id == 0
 
 
 def test_control_other_texts_give_other_ids(tmp_path: Path) -> None:
