@@ -218,7 +218,7 @@ class _Spool:
 
     def __enter__(self) -> _Spool:
         if self._most is not None:
-            self._file = tempfile.TemporaryFile(prefix="nabi-tokenizer-")  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(prefix="nabi-tokenizer-")
         return self
 
     def __exit__(self, *_: object) -> None:
