@@ -92,8 +92,8 @@ def test_a_folder_that_holds_a_tokenizer_is_left_alone(table: Path, tmp_path: Pa
 
 
 def test_all_kinds_of_files_give_the_same_texts_again_and_again(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     import zstandard
 
     texts = ["나비, \"x\"", "b\nc", "  d"]
@@ -103,15 +103,15 @@ def test_all_kinds_of_files_give_the_same_texts_again_and_again(tmp_path: Path) 
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines[:50]) + zstandard.compress(lines[50:]))
     quoted = "id,content\n" + "".join('1,"{}"\n'.format(text.replace('"', '""')) for text in texts)
     (tmp_path / "a.csv").write_text(quoted, encoding="utf-8")
-    pyarrow.parquet.write_table(pyarrow.table({"content": texts}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"content": texts}), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.parquet"):
         source = Texts([tmp_path / name])
         assert list(source()) == list(source()) == texts, name
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    for name, count in (("train-00000.jsonl.zst", 2), ("train-00001.jsonl.zst", 1), ("dev-00000.jsonl.zst", 9)):
-        (corpus / name).write_bytes(zstandard.compress(json.dumps({"text": name}).encode() * 1))
-        assert count
+    for name in ("train-00000.jsonl.zst", "train-00001.jsonl.zst", "dev-00000.jsonl.zst"):
+        (corpus / name).write_bytes(zstandard.compress(json.dumps({"text": name}).encode()))
+
     assert list(Texts([corpus])()) == ["train-00000.jsonl.zst", "train-00001.jsonl.zst"]
     large = "".join(f"word{i} and\n  more " for i in range(150_000))
     (tmp_path / "large.txt").write_text(large, encoding="utf-8")

@@ -40,7 +40,7 @@ def tokenizer() -> None:
 @click.option("--memory", default="4GB", show_default=True, help="The most memory that the process may take, such as 1GB.")
 @click.option("--dev", metavar="FILE|FRACTION", help=f"Texts for the report, or the share of the data to put aside for it.  [default: {HELD_BACK}]")
 @click.option("--columns", metavar="text=COLUMN", help="What the data calls the column with the texts.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="lowercase, nfc, split_digits, special_tokens, min_frequency, ...; may be given again.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="lowercase, nfc, split_digits, special_tokens, ...; may be given again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 def train(
     data: tuple[str, ...],

@@ -1,7 +1,7 @@
 """``train_new_from_iterator`` of ``nabi.compat`` beside the incumbent's, on the same texts.
 
-Byte-level BPE is compared id by id. The library's trainers of WordPiece and Unigram differ from run to run of their own (an order of hashes decides ties and the
-ids of ``##`` letters, and the last digits of scores), so those are compared by their pieces.
+Byte-level BPE is compared id by id. The library's trainers of WordPiece and Unigram differ from run to run of their own (an order of hashes decides ties and
+the ids of ``##`` letters, and the last digits of scores), so those are compared by their pieces.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ from dataclasses import replace as changed
 from typing import Any
 
 import pytest
-from tokenizer_kinds import byte_level, characters, made, metaspace, random_text
 
 from nabi.errors import TokenizerError
 from nabi.text import Tokenizer
 from nabi.text.replay import _Model, readable, replay
 from nabi.text.training import TokenizerSettings, train_tokenizer
+from text.tokenizer_kinds import byte_level, characters, made, metaspace, random_text
 
 TEXTS = ["def f(x):\n    return x  # 나비가 꽃에 앉았다", "이순신 장군은 조선의 무신이다. 12,345", "The merge of a pair; the merges of pairs.", "naïve café 👍🏽"]
 

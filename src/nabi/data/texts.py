@@ -62,7 +62,8 @@ class Texts:
             else:
                 yield from _pieces(file)
         except UnicodeDecodeError as problem:
-            raise DataError(f"{file.name}: not UTF-8 ({problem.reason} at byte {problem.start})", value=str(file), fix="convert it: iconv -f CP949 -t UTF-8") from None
+            what, fix = f"{file.name}: not UTF-8 ({problem.reason})", "convert it: iconv -f CP949 -t UTF-8"
+            raise DataError(what, value=str(file), fix=fix) from None
         except (OSError, EOFError) as problem:
             raise DataError(f"{file.name}: the file can't be read ({problem})", value=str(file), fix="check the path, or fetch it again") from None
 
@@ -99,19 +100,19 @@ class Texts:
 
     def _groups(self, file: Path) -> Iterator[str]:
         try:
-            import pyarrow
-            import pyarrow.parquet
+            import pyarrow as pa
+            import pyarrow.parquet as pq
         except ImportError:
             raise OptionError("Parquet needs pyarrow, which is not installed", fix="pip install 'nabi[data]'") from None
         try:
-            with pyarrow.parquet.ParquetFile(file) as opened:
+            with pq.ParquetFile(file) as opened:
                 name = self._named(tuple(opened.schema_arrow.names), file)
                 number = 0
                 for batch in opened.iter_batches(batch_size=256, columns=[name]):
                     for value in batch.column(0).to_pylist():
                         number += 1
                         yield text_of(value, f"{file.name}, row {number}")
-        except pyarrow.ArrowException as problem:
+        except pa.ArrowException as problem:
             raise DataError(f"{file.name}: not a Parquet file ({problem})", value=str(file), fix="fetch or write it again") from None
 
     def _named(self, columns: Sequence[str], file: Path) -> str:
@@ -134,7 +135,8 @@ def _files(path: Path) -> list[Path]:
             return shards
         if found := sorted(file for file in path.rglob("*") if file.is_file() and _ending(file) in known):
             return found
-        raise DataError("there is nothing to read in the folder", value=str(path), expected=f"train-*.jsonl.zst of a corpus, or files that end in {', '.join(known)}")
+        expected = f"train-*.jsonl.zst of a corpus, or files that end in {', '.join(known)}"
+        raise DataError("there is nothing to read in the folder", value=str(path), expected=expected)
     if not path.exists():
         raise DataError("there is no such file or folder", value=str(path), fix="check the path")
     if _ending(path) not in known:

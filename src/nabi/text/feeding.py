@@ -205,7 +205,8 @@ class Feeder:
         assert self.memory is not None and fed.need is not None
         return (
             f"training on all {fed.characters:,} characters could take {fed.need / 1e9:.2f} GB, for they hold about {fed.words:,.0f} distinct words with "
-            f"{fed.symbols:,.0f} symbols, and the bound is {self.memory / 1e9:.2f} GB: trained on an even sample of {fed.share:.1%} of them, words cut at {PIECE} symbols"
+            f"{fed.symbols:,.0f} symbols, and the bound is {self.memory / 1e9:.2f} GB: trained on an even sample of {fed.share:.1%} of them, words cut at "
+            f"{PIECE} symbols"
         )
 
 

@@ -25,7 +25,7 @@ class Step:
     """One thing that was done to a word.
 
     Attributes:
-        what: "merge", "match", "path", "unknown" or "word".
+        what: "letters", "merge", "match", "path", "unknown", "word" or "added".
         pieces: BPE: the word after the merge; WordPiece: the piece; Unigram: the pieces of the best path.
         note: the rank of the merge, the score of the path.
     """
@@ -282,8 +282,14 @@ class _Model:
             end = score_start[1]
         pieces.reverse()
         fused: list[str] = []
-        for known, group in itertools.groupby(pieces, key=lambda piece: piece in self.ids):
-            fused += list(group) if known else ["".join(group)]
+        before = True
+        for piece in pieces:  # unknown characters in a row are one token
+            known = piece in self.ids
+            if known or before:
+                fused.append(piece)
+            else:
+                fused[-1] += piece
+            before = known
         total = best[-1]
         word.steps.append(Step("path", tuple(fused), None if total is None else total[0]))
         for piece in fused:
@@ -319,8 +325,6 @@ _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 def readable(token: str, by: str) -> str:
     """A token for the eye: bytes as the characters that they are, or as ⟨e4⟩ where they are no whole one, spaces as ␣, line ends as ⏎, tabs as ⇥."""
     if by == "BPE" and token and all(char in _BYTES for char in token):
-        shown = []
-        for char in bytes(_BYTES[char] for char in token).decode("utf-8", "surrogateescape"):
-            shown.append(f"⟨{ord(char) - 0xDC00:02x}⟩" if "\udc80" <= char <= "\udcff" else char)
-        token = "".join(shown)
+        text = bytes(_BYTES[char] for char in token).decode("utf-8", "surrogateescape")
+        token = "".join(f"⟨{ord(char) - 0xDC00:02x}⟩" if "\udc80" <= char <= "\udcff" else char for char in text)
     return "".join(_SHOWN.get(char, char if char.isprintable() else f"⟨U+{ord(char):04X}⟩") for char in token.replace("▁", "␣"))

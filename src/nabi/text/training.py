@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from nabi.errors import OptionError, TokenizerError
+from nabi.errors import OptionError, TokenizerError, unknown
 from nabi.text.feeding import Fed, Feeder, Texts, size_of
 from nabi.text.files import SETTINGS, Guard
 from nabi.text.sketch import Words
@@ -46,8 +46,8 @@ class TokenizerSettings:
         special_tokens: in the order of their ids, which begin at 0; by default those that are usual for the kind (``USUAL``).
         lowercase: whether texts are lower-cased first.
         nfc: whether characters that were taken apart are composed first.
-        min_frequency: how often a pair must occur to become a token, a character to be kept; by default as the library has it (no bound). Not for unigram.
-        limit_alphabet: the most different characters that are kept; by default 1,000 for wordpiece. For wordpiece only: a byte-level alphabet has all 256 bytes.
+        min_frequency: how often a pair must occur to become a token, a character to be kept; by default there is no bound. Not for unigram.
+        limit_alphabet: the most different characters that are kept; by default 1,000. For wordpiece only: a byte-level alphabet has all 256 bytes.
         split_digits: whether each digit is a word of its own.
         keep_whitespace: whether runs of spaces, tabs and line ends stay what they are, as code needs it; by default for byte_bpe and character. WordPiece can't.
         max_token_length: characters of the longest token, bytes for byte_bpe; by default 16 for unigram and no bound for byte_bpe. For these two only.
@@ -81,12 +81,11 @@ class TokenizerSettings:
             OptionError: what, and what would do.
         """
         if self.kind not in USUAL:
-            from nabi.errors import unknown
-
             raise unknown("kind of tokenizer", self.kind, USUAL)
         check_specials(self.specials)
         if missing := [token for token in NEEDED[self.kind] if token not in self.specials]:
-            raise OptionError(f"a {self.kind} tokenizer needs the special token {missing[0]}", value=", ".join(self.specials) or "none", fix=f"add {missing[0]}")
+            value, fix = ", ".join(self.specials) or "none", f"add {missing[0]}"
+            raise OptionError(f"a {self.kind} tokenizer needs the special token {missing[0]}", value=value, fix=fix)
         foreign = {
             "min_frequency": self.kind == "unigram",
             "limit_alphabet": self.kind != "wordpiece",
