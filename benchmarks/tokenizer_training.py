@@ -90,7 +90,8 @@ def one(kind: str, megabytes: float, memory: str, vocab_size: int) -> None:
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        done = trained(lambda: spaceless(1, int(megabytes * 1e6 / 3)), TokenizerSettings(kind, vocab_size), memory=None if memory == "none" else memory)  # type: ignore[arg-type]
+        settings = TokenizerSettings(kind, vocab_size)  # type: ignore[arg-type]
+        done = trained(lambda: spaceless(1, int(megabytes * 1e6 / 3)), settings, memory=None if memory == "none" else memory)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     other = list(spaceless(2, 200_000))
     tokens = sum(len(encoding) for encoding in done.tokenizer.encode_batch(other, special=False))

@@ -14,7 +14,7 @@ from nabi.text.replay import _Model, readable, replay
 from nabi.text.training import TokenizerSettings, train_tokenizer
 from text.tokenizer_kinds import byte_level, characters, made, metaspace, random_text
 
-TEXTS = ["def f(x):\n    return x  # 나비가 꽃에 앉았다", "이순신 장군은 조선의 무신이다. 12,345", "The merge of a pair; the merges of pairs.", "naïve café 👍🏽"]
+TEXTS = ["def f(x):\n    return x  # 나비가 꽃에 앉았다", "이순신은 조선의 무신이다. 12,345", "The merge of a pair; the merges of pairs.", "naïve café 👍🏽"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,10 @@ def test_offsets_of_words_are_of_the_text_as_given(kinds: dict[str, Tokenizer]) 
     assert [decomposed[slice(*word.offsets)] for word in words] == ["나비", " x"]
 
 
-@pytest.mark.parametrize(("token", "shown"), [("Ġthe", "␣the"), ("ĊĠĠ", "⏎␣␣"), ("ëĤĺ", "나"), ("ëĤ", "⟨eb⟩⟨82⟩"), ("ĉ", "⇥"), ("<|endoftext|>", "<|endoftext|>")])
+BYTES = [("Ġthe", "␣the"), ("ĊĠĠ", "⏎␣␣"), ("ëĤĺ", "나"), ("ëĤ", "⟨eb⟩⟨82⟩"), ("ĉ", "⇥"), ("<|endoftext|>", "<|endoftext|>")]
+
+
+@pytest.mark.parametrize(("token", "shown"), BYTES)
 def test_bytes_are_shown_as_what_they_are(token: str, shown: str) -> None:
     assert readable(token, "BPE") == shown
     assert readable("▁나\u200b", "Unigram") == "␣나⟨U+200B⟩"

@@ -49,7 +49,7 @@ class TokenizerSettings:
         min_frequency: how often a pair must occur to become a token, a character to be kept; by default there is no bound. Not for unigram.
         limit_alphabet: the most different characters that are kept; by default 1,000. For wordpiece only: a byte-level alphabet has all 256 bytes.
         split_digits: whether each digit is a word of its own.
-        keep_whitespace: whether runs of spaces, tabs and line ends stay what they are, as code needs it; by default for byte_bpe and character. WordPiece can't.
+        keep_whitespace: whether runs of spaces, tabs and line ends stay as they are, as in code; by default for byte_bpe and character. WordPiece can't.
         max_token_length: characters of the longest token, bytes for byte_bpe; by default 16 for unigram and no bound for byte_bpe. For these two only.
     """
 
