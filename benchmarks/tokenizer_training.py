@@ -104,7 +104,8 @@ def measure_memory(megabytes: float, memory: str, vocab_size: int) -> None:
         for bound in (memory, "none"):
             command = [sys.executable, __file__, "--one", kind, "--megabytes", str(megabytes), "--memory", bound, "--vocab-size", str(vocab_size)]
             results[bound] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            print(f"memory: {kind}, {megabytes} MB without spaces, bound {bound}: peak {results[bound]['peak'] / 1e6:.0f} MB, share {results[bound]['share']:.3f}, "
+            print(f"memory: {kind}, {megabytes} MB without spaces, bound {bound}: peak {results[bound]['peak'] / 1e6:.0f} MB, "
+                  f"share {results[bound]['share']:.3f}, "
                   f"{results[bound]['fertility']:.4f} tokens a character, {results[bound]['seconds']:.0f} s")  # fmt: skip
         print(f"memory: {kind}: fertility {results[memory]['fertility'] / results['none']['fertility'] - 1:+.2%} against no bound")
 
@@ -131,8 +132,8 @@ def measure_code(megabytes: float, vocab_size: int, folder: Path) -> None:
     ours, theirs = train_tokenizer(kept, TokenizerSettings(vocab_size=vocab_size)), gpt2(folder)
     counts = [[len(encoding) for encoding in made.encode_batch(other)] for made in (ours, theirs)]
     ratios = [a / b for a, b in zip(*counts, strict=True) if b]
-    print(f"code: trained on {len(kept)} files ({sum(map(len, kept)) / 1e6:.1f} M characters), {len(other)} held back: {sum(counts[0]):,} tokens against GPT-2's "
-          f"{sum(counts[1]):,}, ratio {sum(counts[0]) / sum(counts[1]):.3f} (median a file {statistics.median(ratios):.3f})")  # fmt: skip
+    print(f"code: trained on {len(kept)} files ({sum(map(len, kept)) / 1e6:.1f} M characters), {len(other)} held back: {sum(counts[0]):,} tokens "
+          f"against GPT-2's {sum(counts[1]):,}, ratio {sum(counts[0]) / sum(counts[1]):.3f} (median a file {statistics.median(ratios):.3f})")  # fmt: skip
     for name, made in ((f"ours ({made_size(ours)})", ours), (f"GPT-2 ({made_size(theirs)})", theirs)):
         found = keywords(made)
         print(f"code: {name} lacks {' '.join(found['lacking_alone']) or 'none'} alone; {' '.join(found['lacking_behind_a_space']) or 'none'} behind a space")

@@ -155,7 +155,7 @@ def _opened(file: Path) -> Iterator[Any]:
         except ImportError:
             raise OptionError("a .zst file needs zstandard, which is not installed", fix="pip install 'nabi[data]'") from None
         try:
-            with file.open("rb") as packed, io.BufferedReader(_Unpacked(packed, zstandard.ZstdDecompressor)) as raw:  # type: ignore[type-var]
+            with file.open("rb") as packed, io.BufferedReader(_Unpacked(packed, zstandard.ZstdDecompressor)) as raw:
                 yield raw
         except zstandard.ZstdError as problem:
             raise DataError(f"{file.name}: not a .zst file, or cut off ({problem})", value=str(file), fix="fetch or write it again") from None

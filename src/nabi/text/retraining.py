@@ -188,7 +188,7 @@ def _placed(around: dict[str, Any], built: tokenizers.Tokenizer, names: Mapping[
     import tokenizers
 
     # the library makes a post-processor of a definition only in a tokenizer
-    empty = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None, "truncation": None, "padding": None}
+    empty: dict[str, Any] = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None, "truncation": None, "padding": None}
     model = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
     return tokenizers.Tokenizer.from_str(json.dumps({**empty, "model": model, "post_processor": around})).post_processor
 

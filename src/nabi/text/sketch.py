@@ -105,7 +105,8 @@ class _Sketch:
 def levels_of(first: int, count: int) -> NDArray[np.int64]:
     """The levels of the texts with the numbers ``first``, ``first + 1``, ...: by chance, but always the same."""
     share = (_mixed(np.arange(first + 1, first + 1 + count, dtype=np.uint64) * _MIX) >> np.uint64(11)).astype(np.float64) / 2.0**53
-    return np.minimum(np.floor(np.log(np.maximum(share, 1e-300)) / np.log(SHRINK)), LEVELS - 1).astype(np.int64)
+    found: NDArray[np.int64] = np.minimum(np.floor(np.log(np.maximum(share, 1e-300)) / np.log(SHRINK)), LEVELS - 1).astype(np.int64)
+    return found
 
 
 def _hashed(codes: NDArray[np.uint32], words: Words) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
