@@ -169,7 +169,7 @@ def test_the_count_of_distinct_words_is_right(words: Any, splitter: Any) -> None
         counted.add(texts[i : i + 50])
     found, symbols = counted.distinct(0)
     assert found == pytest.approx(len(true), rel=0.06)
-    assert symbols == pytest.approx(sum(map(len, true)), rel=0.12)
+    assert 0.93 < symbols / sum(map(len, true)) < 1.3  # more, for a blank is counted with each word
     few = counted.distinct(4)[0]
     assert 0.2 * found < few < 0.45 * found  # a quarter of the texts, whose words are mostly their own
 
@@ -196,7 +196,7 @@ def spaceless(seed: int, texts: int) -> Iterator[str]:
     words = ["".join(dice.choices("가나다라마바사아자차카타파하거너더러머버서어저처커터퍼허", k=dice.randint(1, 4))) for _ in range(3000)]
     dice = random.Random(seed)
     for _ in range(texts):
-        yield "".join(dice.choices(words, weights=range(3000, 0, -1), k=150))
+        yield "".join(dice.choices(words, weights=[1 / rank for rank in range(1, 3001)], k=150))
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -207,7 +207,7 @@ def test_where_the_bound_is_met_a_sample_trains_as_well(once: bool, monkeypatch:
     full = train_tokenizer(texts, settings, memory=None)
     room = 90_000_000
     monkeypatch.setattr(Feeder, "_room", lambda self: room)
-    with pytest.warns(UserWarning, match=r"even sample of \d+\.\d% of them, words cut at 64 symbols"):
+    with pytest.warns(UserWarning, match=r"even sample of \d+\.\d% of them, words cut at 60 symbols"):
         done = trained(iter(texts) if once else texts, settings, memory=held() + room)
     assert 0.1 < done.fed.share < 0.75 and done.fed.texts == 900
     other = list(spaceless(1, 60))
@@ -231,7 +231,7 @@ LINES = """
 import random
 def lines():
     dice = random.Random(0)
-    for _ in range(1200):
+    for _ in range(2400):
         yield "".join(dice.choices("가나다라마바사아자차카타파하거너더러머버서어저처커터퍼허", k=600))
 """
 
@@ -253,7 +253,7 @@ def test_retraining_keeps_what_the_tokenizer_is(tmp_path: Path) -> None:
     assert second.mask_id == 4 and second.encode("TOK").ids == second.encode("tok").ids and second.encode("tok").ids[0] == second.cls_id
     second.save(tmp_path)
     assert Tokenizer.load(tmp_path).encode("tok [CELL]").ids == second.encode("tok [CELL]").ids
-    with pytest.raises(OptionError, match="did you mean 'min_frequency'"):
+    with pytest.raises(OptionError, match="(?i)did you mean 'min_frequency'"):
         retrain(first, corpus(), 240, min_frequenzy=2)
 
 

@@ -188,7 +188,8 @@ def _placed(around: dict[str, Any], built: tokenizers.Tokenizer, names: Mapping[
     import tokenizers
 
     # the library makes a post-processor of a definition only in a tokenizer
-    empty: dict[str, Any] = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None, "truncation": None, "padding": None}
+    unset = dict.fromkeys(("normalizer", "pre_tokenizer", "decoder", "truncation", "padding"))
+    empty: dict[str, Any] = {"version": "1.0", "added_tokens": [], **unset}
     model = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
     return tokenizers.Tokenizer.from_str(json.dumps({**empty, "model": model, "post_processor": around})).post_processor
 
