@@ -32,7 +32,7 @@ LEVELS = [
     {"pipelines"},
     {"compat"},
     {""},
-    {"cache_cli"},
+    {"cache_cli", "tokenizer_cli"},
     {"cli", "demo"},
     {"__main__"},
 ]

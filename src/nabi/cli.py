@@ -1,4 +1,4 @@
-"""The command line: ``nabi train | evaluate | predict | inspect | doctor | bench``; ``nabi cache`` is in ``cache_cli``.
+"""The command line: ``nabi train | evaluate | predict | inspect | doctor | bench``; ``cache``, ``corpus`` and ``tokenizer`` are in files of their own.
 
 Exit codes: 0 done, 1 the work failed, 2 the input was wrong. With ``--json`` standard output holds exactly one JSON document, or JSON lines, and
 everything else goes to standard error. Unusual: this file imports nothing heavy, so ``--help`` is quick.
@@ -21,6 +21,7 @@ from nabi import __version__
 from nabi.cache_cli import cache
 from nabi.errors import InputError, NabiError, OptionError, nearest, unknown
 from nabi.files import whole
+from nabi.tokenizer_cli import tokenizer
 
 _plugin = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file with a family or a task of your own.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
@@ -40,6 +41,9 @@ def cli() -> None:
     nabi train --task text_classification --data messages.csv --base minilm --out spam
     nabi predict spam "You have won a prize"
     """
+
+
+cli.add_command(tokenizer)
 
 
 @cli.command()

@@ -22,6 +22,12 @@ def _trimming() -> Callable[[int], Any] | None:
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
+def trim() -> None:
+    """Give free memory back to the system, where that can be asked for."""
+    if (give := _trimming()) is not None:
+        give(0)
+
+
 def trimmed(batches: Iterable[T], size: Callable[[T], int], every: int) -> Iterator[T]:
     """The batches; whenever those that were taken come to ``every`` by their ``size``, free memory is given back before the next is made."""
     read, trim = 0, _trimming()

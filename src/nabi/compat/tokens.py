@@ -26,6 +26,7 @@ from nabi.text import Tokenizer
 from nabi.text.files import NAMES, SETTINGS, Guard, content, read_settings, token_names
 from nabi.text.forms import FORMS, Form
 from nabi.text.marian import Marian
+from nabi.text.retraining import retrained
 from nabi.weights.download import with_token
 from nabi.weights.sources import resolve
 
@@ -251,6 +252,39 @@ class PreTrainedTokenizer:
             else:
                 raise unknown("special token", name, [*(f"{r}_token" for r in ROLES), "additional_special_tokens"])
         return added
+
+    def train_new_from_iterator(
+        self,
+        text_iterator: Any,
+        vocab_size: int,
+        length: int | None = None,
+        new_special_tokens: Sequence[Any] | None = None,
+        special_tokens_map: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> PreTrainedTokenizer:
+        """A tokenizer of the same kind with a vocabulary made from other texts.
+
+        Args:
+            text_iterator: texts, or lists of texts.
+            vocab_size: tokens, special ones included.
+            length: of a progress bar, which is not shown.
+            new_special_tokens: further special tokens.
+            special_tokens_map: old name -> new name of special tokens.
+            kwargs: further arguments of the library's trainer.
+
+        Raises:
+            OptionError: a setting that can't be.
+            InputError: something is not a text, or there is none.
+        """
+        library = self._fast("train_new_from_iterator")
+        names = dict(special_tokens_map or {})
+        source = Tokenizer(library.to_str().encode("utf-8"), self._files)
+        made, _ = retrained(source, text_iterator, vocab_size, None, new_special_tokens, names, kwargs)
+        settings = {name: getattr(self, name) for name in _SETTINGS} | {f"{role}_token": names.get(t, t) for role, t in self._special.items() if t is not None}
+        extra = [*(names.get(token, token) for token in self.additional_special_tokens), *(new_special_tokens or ())]
+        if extra:
+            settings["additional_special_tokens"] = [token if isinstance(token, str) else token.content for token in extra]
+        return type(self)(made, self._kind, settings, self.name_or_path)
 
     def _fast(self, what: str) -> Any:
         if self._library is None:
