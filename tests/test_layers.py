@@ -20,7 +20,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # lowest first; the top of nabi (its public names) lies below those who use them
 LEVELS = [
     {"errors"},
-    {"config", "files", "memory", "plugins"},
+    {"config", "files", "memory", "plugins", "progress"},
+    {"pages"},
     {"layout"},
     {"batch"},
     {"text", "data", "nn", "decoding", "weights", "metrics"},
@@ -32,6 +33,7 @@ LEVELS = [
     {"pipelines"},
     {"compat"},
     {""},
+    {"corpus_cli"},
     {"cli", "demo"},
     {"__main__"},
 ]

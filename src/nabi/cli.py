@@ -187,7 +187,7 @@ def _print_comparison(pair: Any) -> None:
 
 
 def _write_page(path: str, page: str) -> None:
-    from nabi.evaluation.page import write
+    from nabi.pages.page import write
 
     write(Path(path), page)
 

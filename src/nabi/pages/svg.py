@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nabi.metrics.sections import Bars, Lines, Matrix, Scatter
+from nabi.pages.sections import Bars, Lines, Matrix, Scatter
 
 WIDTH, HEIGHT = 460, 260
 SQUARE = 440  # height of a chart whose axes are the same
