@@ -1,4 +1,4 @@
-"""The command line: ``nabi train | evaluate | predict | inspect | doctor | bench``.
+"""The command line: ``nabi train | evaluate | predict | inspect | doctor | bench``; ``nabi corpus`` is in ``corpus_cli``.
 
 Exit codes: 0 done, 1 the work failed, 2 the input was wrong. With ``--json`` standard output holds exactly one JSON document, or JSON lines, and
 everything else goes to standard error. Unusual: this file imports nothing heavy, so ``--help`` is quick.
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from nabi import __version__
+from nabi.corpus_cli import corpus
 from nabi.errors import InputError, NabiError, OptionError, nearest, unknown
 from nabi.files import whole
 
@@ -339,6 +340,8 @@ def bench(model: str, data: str | None, seconds: float, columns: str | None, plu
     else:
         click.echo("\n".join(lines(found)))
 
+
+cli.add_command(corpus)
 
 _SECTIONS = {"plan": "plan", "options": "options", "task": "settings"}  # of --set -> of a recipe, where `task` is the task's name
 
