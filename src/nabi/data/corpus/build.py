@@ -23,10 +23,9 @@ from nabi.data.corpus.recipe import Recipe, located
 from nabi.data.corpus.sources import open_origin
 from nabi.data.corpus.stages import Stage, stages
 from nabi.data.corpus.work import MANIFEST, Work, check_listing, make_folder, make_plan, write_json
+from nabi.data.corpus.worker import peak
 from nabi.errors import OptionError, StorageError
 from nabi.progress import Telling, clock
-
-HELD = 64 << 20  # bytes of this process itself, beside the workers
 
 
 def build(recipe: Recipe | None, out: str | Path, *, keep_work: bool = False, progress: Telling | None = None) -> dict[str, Any]:
@@ -62,7 +61,8 @@ def build(recipe: Recipe | None, out: str | Path, *, keep_work: bool = False, pr
         finally:
             executor.close()
         manifest = gather(work)
-        manifest["timing"] = {"seconds": round(time.monotonic() - began, 1), "stages": seconds, "peak_memory": executor.peak, "workers": recipe.processes}
+        memory = executor.peak and executor.peak + peak()
+        manifest["timing"] = {"seconds": round(time.monotonic() - began, 1), "stages": seconds, "peak_memory": memory, "workers": recipe.processes}
         write_json(work.out / MANIFEST, manifest)
     if not keep_work:
         shutil.rmtree(work.folder, ignore_errors=True)

@@ -20,6 +20,7 @@ from nabi.data.corpus import writing
 from nabi.data.corpus.counts import StepCount, Tally, add_trouble, tally
 from nabi.data.corpus.documents import Trouble
 from nabi.data.corpus.duplicates import EXACT, NEAR, dropped, summary
+from nabi.data.corpus.marks import ShardReader
 from nabi.data.corpus.recipe import HOW
 from nabi.data.corpus.work import MANIFEST, Work
 from nabi.errors import DataError
@@ -141,4 +142,11 @@ def _table(table: Tally, most: int = 200) -> dict[str, dict[str, int]]:
 
 def _search(work: Work) -> dict[str, Any]:
     found = summary(work.job)
-    return {name: found[name] for name in ("compared", "capped", "near_pairs")}
+    pairs = [{"path": _path(work, *pair["document"]), "like": _path(work, *pair["of"]), "jaccard": pair["jaccard"]} for pair in found["near_pairs"]]
+    return {"compared": found["compared"], "capped": found["capped"], "near_pairs": pairs}
+
+
+def _path(work: Work, shard: int, row: int) -> str:
+    with ShardReader(work.docs, shard) as reader:
+        path: str = json.loads(reader.line(row))["path"]
+    return path

@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 from nabi.config import from_dict, read_file, to_dict
 from nabi.data.corpus.documents import Origin
+from nabi.data.corpus.jobs import BASE, LEAST
 from nabi.data.corpus.minhash import Near
 from nabi.errors import OptionError
 
-LEAST_MEMORY = 128 << 20  # of one worker: the interpreter with its packages, and room to work
+LEAST_MEMORY = BASE + LEAST  # of one worker, as the search for duplicates counts it
+OURS = 64 << 20  # of the process that tells the workers what to do
 HOW = ("workers", "executor", "memory", "slurm")  # settings that leave the bytes as they are
 LEAST_SHARD = 1 << 10
 
@@ -82,8 +84,8 @@ class Recipe:
         if self.executor == "slurm" and not self.slurm.partition:
             raise OptionError("Slurm needs a partition", fix='add [slurm] with partition = "NAME" to the recipe')
         processes = self.processes if self.executor == "local" else 1
-        if self.memory < processes * LEAST_MEMORY:
-            least = f"{processes * LEAST_MEMORY:,} or more ({LEAST_MEMORY >> 20} MiB a worker)"
+        if self.memory < (needed := processes * LEAST_MEMORY + OURS):
+            least = f"{needed:,} or more ({LEAST_MEMORY >> 20} MiB a worker)"
             raise OptionError(f"the memory is too small for {processes} workers", value=f"{self.memory:,} bytes", expected=least, fix="take fewer or give more")
 
     @property
@@ -94,7 +96,7 @@ class Recipe:
     @property
     def share(self) -> int:
         """Bytes of memory that one worker may take."""
-        return self.memory // (self.processes if self.executor == "local" else 1)
+        return (self.memory - OURS) // self.processes if self.executor == "local" else self.memory
 
     def identity(self) -> dict[str, Any]:
         """The settings that the bytes depend on."""

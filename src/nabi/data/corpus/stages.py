@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nabi.data.corpus import duplicates, reading, writing
+from nabi.data.corpus import duplicates, jobs, reading, writing
 from nabi.data.corpus.recipe import Recipe
 from nabi.data.corpus.work import Work
 
@@ -53,7 +53,7 @@ def _own(name: str, tasks: Callable[[Work], int], do: Callable[[Work, int], dict
     return Stage(name, tasks, run, lambda work, number: work.path(name, number), size)
 
 
-def _of_search(stage: duplicates.Stage) -> Stage:
+def _of_search(stage: jobs.Stage) -> Stage:
     return Stage(
         stage.name,
         lambda work: stage.tasks(work.job),

@@ -31,7 +31,7 @@ import numpy as np
 from nabi import __version__
 from nabi.config import from_dict
 from nabi.data.corpus.documents import Unit
-from nabi.data.corpus.duplicates import Job
+from nabi.data.corpus.jobs import Job
 from nabi.data.corpus.recipe import Recipe
 from nabi.data.corpus.sources import open_origin
 from nabi.errors import DataError, OptionError, StorageError
