@@ -15,7 +15,7 @@ import re
 import shlex
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from nabi.errors import DataError, OptionError, shortened
@@ -34,38 +34,56 @@ def unique(names: Sequence[str], where: str) -> None:
 def unpacked(data: bytes, packing: str, name: str) -> bytes:
     kind, magic = PACKINGS[packing]
     if not data.startswith(magic):
-        raise DataError(f"{name}: not a {kind} file, although its name ends in {packing}", value=data[:16],
-                        expected=f"{kind} data", fix=f"if it is not packed, rename it without {packing}")
+        raise not_packed(name, kind, packing, data)
     try:
-        return gzip.decompress(data) if packing == ".gz" else _unzstd(data, name)
-    except EOFError:
-        what = f"the {kind} data is cut off"
-    except (OSError, ValueError, zlib.error) as problem:
-        what = f"the {kind} data is damaged ({problem})"
-    raise DataError(f"{name}: {what}", value=f"{len(data)} bytes", expected=f"a whole {kind} file", fix="fetch or pack it again")
+        return gzip.decompress(data) if packing == ".gz" else b"".join(unzstd([data], name))
+    except (EOFError, OSError, ValueError, zlib.error) as problem:
+        raise not_whole(name, kind, problem, len(data)) from None
 
 
-def _unzstd(data: bytes, name: str) -> bytes:
-    zstandard = _package("zstandard", name)
-    frames = []
-    while data:
-        # an object a frame, since the stream reader takes a cut-off frame for a whole one
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            frames.append(frame.decompress(data))
-        except zstandard.ZstdError as problem:
-            raise ValueError(str(problem)) from None
-        if not frame.eof:
-            raise EOFError
-        data = frame.unused_data
-    return b"".join(frames)
+def not_packed(name: str, kind: str, packing: str, data: bytes) -> DataError:
+    return DataError(f"{name}: not a {kind} file, although its name ends in {packing}", value=data[:16],
+                     expected=f"{kind} data", fix=f"if it is not packed, rename it without {packing}")
 
 
-def _package(package: str, name: str) -> Any:
+def not_whole(name: str, kind: str, problem: Exception, size: int) -> DataError:
+    what = f"the {kind} data is " + ("cut off" if isinstance(problem, EOFError) else f"damaged ({problem})")
+    return DataError(f"{name}: {what}", value=f"{size} bytes", expected=f"a whole {kind} file", fix="fetch or pack it again")
+
+
+def unzstd(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """What is packed in ``pieces``. A piece of n bytes gives up to 32 kB times n: who reads a stranger's file takes small ones.
+
+    Raises:
+        EOFError: the data is cut off.
+        ValueError: it is damaged.
+    """
+    zstandard = package("zstandard", name)
+    frame = None
+    for piece in pieces:
+        data = piece
+        while data:
+            # an object a frame, since the stream reader takes a cut-off frame for a whole one
+            frame = zstandard.ZstdDecompressor().decompressobj() if frame is None else frame
+            try:
+                yield frame.decompress(data)
+            except zstandard.ZstdError as problem:
+                raise ValueError(str(problem)) from None
+            data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError
+
+
+def package(wanted: str, name: str) -> Any:
+    """The package that reading ``name`` needs.
+
+    Raises:
+        OptionError: it is not installed.
+    """
     try:
-        return importlib.import_module(package)
+        return importlib.import_module(wanted)
     except ImportError:
-        raise OptionError(f"{name}: reading it needs the package {package.partition('.')[0]}", fix="install it: pip install 'nabi[data]'") from None
+        raise OptionError(f"{name}: reading it needs the package {wanted.partition('.')[0]}", fix="install it: pip install 'nabi[data]'") from None
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -86,17 +104,22 @@ def _encoding_fix(data: bytes, name: str) -> str:
     for magic, kind in SIGNATURES.items():
         if data.startswith(magic):
             return f"the file is {kind}; give its name that ending, or export it as CSV or JSON lines"
+    if guess := likely_encoding(data):
+        return f"it looks like {guess}: iconv -f {guess} -t UTF-8 {shlex.quote(name)} > utf8-{shlex.quote(name)}"
+    return f"remove it with: tr -d '\\000' < {shlex.quote(name)} > clean-{shlex.quote(name)}"
+
+
+def likely_encoding(data: bytes) -> str:
+    """How text that is not clean UTF-8 is likely to be encoded; empty if it just has a NUL byte in it."""
     head = data[:4096]
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or max(head[::2].count(0), head[1::2].count(0)) > len(head) // 8:
         little = data.startswith(b"\xff\xfe") or head[1::2].count(0) >= head[::2].count(0)
-        guess = "UTF-16" if data[0] >= 0xFE else "UTF-16LE" if little else "UTF-16BE"
-    elif b"\0" in data:
-        return f"remove it with: tr -d '\\000' < {shlex.quote(name)} > clean-{shlex.quote(name)}"
-    else:
-        hangul = re.findall("[가-힣]", data.decode("cp949", errors="ignore"))
-        # a Latin text read as CP949 leaves most of its bytes over
-        guess = "CP949" if 2 * len(hangul) > sum(b > 127 for b in data) / 2 else "LATIN1"
-    return f"it looks like {guess}: iconv -f {guess} -t UTF-8 {shlex.quote(name)} > utf8-{shlex.quote(name)}"
+        return "UTF-16" if data[0] >= 0xFE else "UTF-16LE" if little else "UTF-16BE"
+    if b"\0" in data:
+        return ""
+    hangul = re.findall("[가-힣]", data.decode("cp949", errors="ignore"))
+    # a Latin text read as CP949 leaves most of its bytes over
+    return "CP949" if 2 * len(hangul) > sum(b > 127 for b in data) / 2 else "LATIN1"
 
 
 Parsed = tuple[list[dict[str, Any]], list[str] | None, list[int] | None]
@@ -129,8 +152,12 @@ def _float(digits: str) -> float:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=_constant)
 
 
-def _json_value(text: str, name: str, line: int | None, fix: str) -> Any:
-    """The JSON value in ``text``, which is line ``line`` of the file, or the whole of it."""
+def json_value(text: str, name: str, line: int | None, fix: str) -> Any:
+    """The JSON value in ``text``, which is line ``line`` of the file, or the whole of it.
+
+    Raises:
+        DataError: it is not standard JSON, or can't be held.
+    """
     where = f"{name}, line {line}" if line else name
     try:
         return _DECODER.decode(text)
@@ -145,7 +172,7 @@ def _json_value(text: str, name: str, line: int | None, fix: str) -> Any:
         raise DataError(f"{where}: JSON that can't be held ({what})", value=text, fix="leave the value out") from None
 
 
-def _is_object(value: Any, where: str) -> None:
+def is_object(value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise DataError(f"{where}: not a JSON object", value=json.dumps(value, ensure_ascii=False),
                         expected='{"column": value, ...}', fix="give each value its column's name")
@@ -155,29 +182,48 @@ def _read_jsonl(data: bytes, name: str) -> Parsed:
     rows, numbers = [], []
     for number, line in enumerate(_decoded(data, name).split("\n"), 1):
         if line.strip(" \t\r"):
-            row = _json_value(line, name, number, "mend the line; a file that holds one array must end in .json")
-            _is_object(row, f"{name}, line {number}")
+            row = json_value(line, name, number, "mend the line; a file that holds one array must end in .json")
+            is_object(row, f"{name}, line {number}")
             rows.append(row)
             numbers.append(number)
     return rows, None, numbers
 
 
 def _read_json(data: bytes, name: str) -> Parsed:
-    value = _json_value(_decoded(data, name), name, None, "mend it; a file with one object a line must end in .jsonl")
+    value = json_value(_decoded(data, name), name, None, "mend it; a file with one object a line must end in .jsonl")
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise DataError(f"{name}: no array of rows", value=json.dumps(value, ensure_ascii=False),
                         expected='[{...}, ...] or {"data": [{...}, ...]}', fix="wrap the rows in an array")
     for number, row in enumerate(rows, 1):
-        _is_object(row, f"{name}, row {number}")
+        is_object(row, f"{name}, row {number}")
     return rows, None, None
+
+
+def csv_reader(lines: Iterable[str], delimiter: str) -> Any:
+    """csv's reader by our rules: strict, and with fields of any length."""
+    # the limit holds for the whole process, so it is only ever raised; a C long may have 32 bits
+    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+def csv_row(fields: list[str], header: list[str], where: str, delimiter: str) -> dict[str, str]:
+    """The fields by their names.
+
+    Raises:
+        DataError: there are more or fewer than the header names.
+    """
+    if len(fields) != len(header):
+        count = f"{len(fields)} field{'s' * (len(fields) > 1)}"
+        raise DataError(f"{where}: {count}", value=delimiter.join(fields),
+                        expected=f"{len(header)}, as the header names: {shortened(', '.join(header))}",
+                        fix="put a value that holds the separator between double quotes")
+    return dict(zip(header, fields, strict=True))
 
 
 def _read_csv(data: bytes, name: str, delimiter: str = ",") -> Parsed:
     lines = io.StringIO(_decoded(data, name), newline="")
-    # the limit holds for the whole process, so it is only ever raised; a C long may have 32 bits
-    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv_reader(lines, delimiter)
     header: list[str] = []
     rows, numbers, number = [], [], 1
     try:
@@ -186,12 +232,7 @@ def _read_csv(data: bytes, name: str, delimiter: str = ",") -> Parsed:
                 header = fields
                 unique(header, f"{name}, line {number}")
             elif fields:
-                if len(fields) != len(header):
-                    count = f"{len(fields)} field{'s' * (len(fields) > 1)}"
-                    raise DataError(f"{name}, line {number}: {count}", value=delimiter.join(fields),
-                                    expected=f"{len(header)}, as the header names: {shortened(', '.join(header))}",
-                                    fix="put a value that holds the separator between double quotes")
-                rows.append(dict(zip(header, fields, strict=True)))
+                rows.append(csv_row(fields, header, f"{name}, line {number}", delimiter))
                 numbers.append(number)
             number = reader.line_num + 1
     except csv.Error:
@@ -212,22 +253,25 @@ def _open_quote(text: str, number: int, delimiter: str) -> tuple[int, str]:
 
 
 def _read_arrow(data: bytes, name: str, *, parquet: bool = False) -> Parsed:
-    arrow = _package("pyarrow", name)
+    arrow = package("pyarrow", name)
     source = arrow.BufferReader(data)
     try:
         if parquet:
-            table = _package("pyarrow.parquet", name).ParquetFile(source).read()
+            table = package("pyarrow.parquet", name).ParquetFile(source).read()
         else:
-            ipc = _package("pyarrow.ipc", name)
+            ipc = package("pyarrow.ipc", name)
             table = (ipc.open_file if data.startswith(b"ARROW1") else ipc.open_stream)(source).read_all()
         # damaged offsets would be followed out of the buffer
         table.validate(full=True)
         unique(table.column_names, name)
         return table.to_pylist(), table.column_names, None
     except (arrow.ArrowException, OSError, ValueError) as problem:
-        why = " ".join(str(problem).split())
-        raise DataError(f"{name}: not a whole {'Parquet' if parquet else 'Arrow'} file ({why})", value=data[:16],
-                        fix="fetch or write it again") from None
+        raise broken_arrow(name, problem, data[:16], parquet=parquet) from None
+
+
+def broken_arrow(name: str, problem: Exception, head: bytes | None = None, *, parquet: bool = False) -> DataError:
+    why = " ".join(str(problem).split())
+    return DataError(f"{name}: not a whole {'Parquet' if parquet else 'Arrow'} file ({why})", value=head, fix="fetch or write it again")
 
 
 PARSERS: dict[str, Callable[[bytes, str], Parsed]] = {
