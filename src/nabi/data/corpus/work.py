@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -201,25 +200,24 @@ def make_plan(work: Work) -> Plan:
         StorageError: the plan could not be written.
     """
     tasks, units, size, sources = 0, 0, 0, []
-    digest, starts = hashlib.sha256(), [0]
+    listing, starts = Listing(), [0]
     with whole(work.folder / "plan.jsonl") as draft, draft.open("wb") as file:
-        for number, _ in enumerate(work.recipe.sources):
-            before = tasks
-            for task in _tasks(work, number, work.folder / "lists" / str(number)):
-                line = _line(task)
-                digest.update(line)
-                file.write(line)
+        for number, origin in enumerate(work.recipe.sources):
+            before, lists = tasks, work.folder / "lists" / str(number)
+            for task in _tasks(work, number, lists):
+                listing.add(task, origin.path, lists)
+                file.write(json.dumps([task.source, [[u.key, u.start, u.stop, u.size] for u in task.units]]).encode() + b"\n")
                 starts.append(file.tell())
                 tasks, units, size = tasks + 1, units + len(task.units), size + task.size
             sources.append(tasks - before)
-            _add_lists(digest, work.folder / "lists" / str(number))
+            listing.add_lists(lists)
     if not tasks:
         paths = ", ".join(origin.path for origin in work.recipe.sources)
         raise DataError("there is nothing to read in the sources", value=paths, fix="check the paths, include and exclude")
     with whole(work.folder / "plan.npy") as draft, draft.open("wb") as file:
         np.save(file, np.array(starts[:-1], np.int64))
-    write_json(work.folder / "plan.json", {"tasks": tasks, "units": units, "size": size, "digest": digest.hexdigest(), "sources": sources,
-                                                "share": work.recipe.share})  # fmt: skip
+    facts = {"tasks": tasks, "units": units, "size": size, "digest": listing.digest, "sources": sources, "share": work.recipe.share}
+    write_json(work.folder / "plan.json", facts)
     return work.plan
 
 
@@ -229,17 +227,40 @@ def check_listing(work: Work, digest: str) -> None:
     Raises:
         DataError: the input is not what it was when the plan was made.
     """
-    again, found = work.folder / "again", hashlib.sha256()
-    for number, _ in enumerate(work.recipe.sources):
-        lists = again / str(number)
-        for task in _tasks(work, number, lists):
-            # a unit may name its list: the one name stands for the other
-            found.update(_line(task).replace(json.dumps(str(again))[1:-1].encode(), json.dumps(str(work.folder / "lists"))[1:-1].encode()))
-        _add_lists(found, lists)
+    again, listing = work.folder / "again", Listing()
+    for number, origin in enumerate(work.recipe.sources):
+        for task in _tasks(work, number, again / str(number)):
+            listing.add(task, origin.path, again / str(number))
+        listing.add_lists(again / str(number))
     shutil.rmtree(again, ignore_errors=True)
-    if found.hexdigest() != digest:
+    if listing.digest != digest:
         raise DataError("the input is not what it was when this build was begun", value=str(work.out), expected="the same files with the same sizes",
                         fix="build in another folder, or remove this one")  # fmt: skip
+
+
+class Listing:
+    """What was found to read, as one hash: the same wherever the sources and the build's folder lie."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, task: Task, origin: str, lists: Path) -> None:
+        """The units of a task; a unit's key may begin with the path of its source, or name a file among the ``lists``."""
+        for unit in task.units:
+            key = "" if unit.key.startswith(str(lists)) else unit.key.removeprefix(origin)
+            self._hash.update(json.dumps([task.source, key, unit.start, unit.stop, unit.size]).encode() + b"\n")
+
+    def add_lists(self, folder: Path) -> None:
+        """What a source left in its folder."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            with path.open("rb") as file:
+                while piece := file.read(1 << 20):
+                    self._hash.update(piece)
+
+    @property
+    def digest(self) -> str:
+        """In hexadecimal."""
+        return self._hash.hexdigest()
 
 
 def _tasks(work: Work, source: int, lists: Path) -> Iterator[Task]:
@@ -255,15 +276,3 @@ def _tasks(work: Work, source: int, lists: Path) -> Iterator[Task]:
         size += unit.size
     if units:
         yield Task(source, tuple(units))
-
-
-def _line(task: Task) -> bytes:
-    return json.dumps([task.source, [[u.key, u.start, u.stop, u.size] for u in task.units]]).encode() + b"\n"
-
-
-def _add_lists(digest: Any, folder: Path) -> None:
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(os.fsencode(path.relative_to(folder)))
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
