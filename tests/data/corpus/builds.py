@@ -30,9 +30,9 @@ def text_of(number: int, length: int = 400) -> str:
 
 
 def tree(folder: Path, files: int = 60, length: int = 400) -> Path:
-    """A folder of files: of ten one equals an earlier one, one nearly does, one is no UTF-8."""
+    """Folders of files: of ten files one equals another, one nearly does, one is no UTF-8."""
     for number in range(files):
-        path = folder / f"part{number % 4}" / f"file{number:04d}.py"
+        path = folder / f"part{number % 8}" / f"file{number:04d}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = text_of(number, length)
         if number % 10 == 7:
@@ -43,9 +43,10 @@ def tree(folder: Path, files: int = 60, length: int = 400) -> Path:
     return folder
 
 
-def recipe(*folders: Path, **settings: Any) -> Recipe:
-    """With small tasks and small files of the result, so that there are many."""
-    return Recipe(tuple(Origin(str(folder)) for folder in folders), **{"near": Near(), "dev": 0.2, "workers": 2, "shard": 40_000, "task": 10_000, **settings})
+def recipe(files: Path, **settings: Any) -> Recipe:
+    """Each folder of a tree as a source of its own, and small files of the result, so that there are many tasks."""
+    sources = tuple(Origin(str(folder)) for folder in sorted(files.iterdir()))
+    return Recipe(sources, **{"near": Near(), "dev": 0.2, "workers": 2, "shard": 40_000, **settings})
 
 
 def built(wanted: Recipe | None, out: Path, **settings: Any) -> dict[str, Any]:

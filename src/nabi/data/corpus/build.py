@@ -24,7 +24,7 @@ from nabi.data.corpus.sources import open_origin
 from nabi.data.corpus.stages import Stage, stages
 from nabi.data.corpus.work import MANIFEST, Work, check_listing, make_folder, make_plan, write_json
 from nabi.data.corpus.worker import peak
-from nabi.errors import OptionError, StorageError
+from nabi.errors import OptionError, StorageError, UserError
 from nabi.progress import Telling, clock
 
 
@@ -51,7 +51,15 @@ def build(recipe: Recipe | None, out: str | Path, *, keep_work: bool = False, pr
     if work.finished:
         return _standing(work, recipe, telling)
     with _alone(work):
-        _begin(work, recipe, telling)
+        planned = work.planned
+        try:
+            work = _begin(work, recipe, telling)
+        except UserError:
+            if not planned:  # what can't be begun leaves nothing behind
+                shutil.rmtree(work.folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    work.out.rmdir()
+            raise
         recipe = work.recipe
         executor = _executor(recipe, telling)
         try:
@@ -96,20 +104,16 @@ def _alone(work: Work) -> Iterator[None]:
         yield
 
 
-def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> None:
+def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> Work:
     """The recipe and the plan, made now or found."""
     zstandard()  # missing packages are told before any work
-    path = work.folder / "recipe.json"
-    if path.exists():
-        begun = work.recipe
-        if recipe is not None:
-            _compare(located(recipe).identity(), begun.identity(), work.out)
-            _write_recipe(work, located(recipe))  # with the workers and the executor of now
-            del work.recipe
-    elif recipe is None:
+    if work.planned and recipe is not None:
+        _compare(located(recipe).identity(), work.recipe.identity(), work.out)
+    if recipe is not None:
+        _write_recipe(work, located(recipe))  # with the workers and the executor of now
+        work = Work(work.out)
+    elif not (work.folder / "recipe.json").exists():
         raise OptionError("there is no build to go on with in this folder", value=str(work.out), fix="give a recipe or sources")
-    else:
-        _write_recipe(work, located(recipe))
     for origin in work.recipe.sources:
         open_origin(origin)  # its errors are better told before any work
     for draft in work.drafts():
@@ -117,11 +121,12 @@ def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> None:
     if work.planned:
         telling.say("going on with the build that was begun here")
         check_listing(work, work.plan.digest)
-        return
+        return work
     telling.say("listing the sources")
     shutil.rmtree(work.folder / "lists", ignore_errors=True)
     plan = make_plan(work)
     telling.say(f"{plan.units:,} units, {plan.size / 1e6:,.1f} MB, {plan.tasks:,} tasks", units=plan.units, bytes=plan.size, tasks=plan.tasks)
+    return work
 
 
 def _write_recipe(work: Work, recipe: Recipe) -> None:

@@ -96,6 +96,7 @@ class Ray(_Cluster):
 
     def _run(self, work: Work, stage: Stage, numbers: tuple[int, ...], tasks: Tasks, count: int, logs: Path, done: Told) -> None:
         ray, executor = _package("ray"), _package("datatrove.executor.ray").RayPipelineExecutor
+        _package("loguru").logger.disable("datatrove")  # its log is in the folder, too
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False)
         wanted = {"tasks": count, "workers": self.recipe.workers or -1, "mem_per_cpu_gb": self.gigabytes, "logging_dir": str(logs), "skip_completed": False}
@@ -120,6 +121,7 @@ class Slurm(_Cluster):
 
     def _run(self, work: Work, stage: Stage, numbers: tuple[int, ...], tasks: Tasks, count: int, logs: Path, done: Told) -> None:
         about = self.recipe.slurm
+        _package("loguru").logger.disable("datatrove")
         executor = _package("datatrove.executor.slurm").SlurmPipelineExecutor(
             [tasks], tasks=count, time=about.time, partition=about.partition, mem_per_cpu_gb=self.gigabytes, workers=self.recipe.workers or -1,
             job_name=f"nabi-{logs.name}", qos="", env_command=about.setup, sbatch_args=dict(about.options), logging_dir=str(logs),
