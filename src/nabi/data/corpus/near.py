@@ -196,10 +196,11 @@ def visit(job: Job, task: int) -> None:
         met = np.concatenate([kept[begins[b] : filled[b]] for b in mine.tolist()])
         of, similarity, tried = -1, 0.0, 0
         if len(met):
+            own = texts.shingles(doc)
             others, shared = np.unique(met, return_counts=True)
             for other in others[np.argsort(-shared, kind="stable")][:TRIES].tolist():
                 tried += 1
-                similarity = jaccard(texts.shingles(doc), texts.shingles(other))
+                similarity = jaccard(own, texts.shingles(other))
                 if similarity >= job.near.threshold:
                     of = other
                     break
