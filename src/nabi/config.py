@@ -67,6 +67,8 @@ def convert(hint: Any, value: Any, name: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
+        if isinstance(value, Mapping) and len(tables := [kind for kind in args if dataclasses.is_dataclass(kind)]) == 1:
+            return convert(tables[0], value, name)  # so that the error names the misspelt key
         for kind in args:
             try:
                 return convert(kind, value, name)
