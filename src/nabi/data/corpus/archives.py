@@ -87,8 +87,12 @@ class _Archive(Listed):
         wanted = self.names.wants(path) or (path.lower().endswith(NESTED) and not self.names.leaves_out(path))
         return wanted and not self.names.leaves_out_above(path)
 
+    def where(self, path: str) -> str:
+        """A member as a reader would look it up."""
+        return f"{self.name}!{path}"
+
     def document(self, data: bytes, path: str, trouble: Trouble) -> Iterator[Document]:
-        where = f"{self.name}!{shown(path)}"
+        where = self.where(shown(path))
         if (text := text_of_bytes(data, where, trouble)) is not None:
             yield Document(text, where, {**self.facts, "path": shown(path)})
 
@@ -161,26 +165,41 @@ class _Directory(io.FileIO):
 class Tar(_Archive):
     """The members of a tar file, packed or not: one unit, in the order of the archive."""
 
-    def units(self, work: Path) -> Iterator[Unit]:
+    links = False  # whether a link is counted, as one in a folder is, and not refused
+
+    def inside(self, name: str) -> str:
+        """What a member is called in its documents and before ``include`` and ``exclude``."""
+        return _plain(name)
+
+    def count(self) -> tuple[int, int]:
+        """How many members will be read or counted, and how many bytes of text they have.
+
+        Raises:
+            DataError, HostileError: as ``read``.
+        """
         size = count = 0
         for info, _ in self._members():
-            if info.isreg() and self.asked_for(_plain(info.name)):
+            if not info.isdir() and self.asked_for(self.inside(info.name)):
                 count += 1
-                size += info.size if info.size <= self.origin.max_bytes else 0
+                size += info.size if info.isreg() and info.size <= self.origin.max_bytes else 0
+        return count, size
+
+    def units(self, work: Path) -> Iterator[Unit]:
+        count, size = self.count()
         if not count:
             raise DataError("there is nothing to read", value=self.origin.path, expected="files as asked for", fix="check the patterns in include and exclude")
         yield Unit(self.name, 0, count, size)
 
     def read(self, unit: Unit, trouble: Trouble) -> Iterator[Document]:
         for info, archive in self._members():
-            path = _plain(info.name)
-            if not info.isreg() or not self.asked_for(path):
+            path = self.inside(info.name)
+            if info.isdir() or not self.asked_for(path):
                 continue
-            out = self.left_out(path, info.size)
+            out = self.left_out(path, info.size) if info.isreg() else Entry(path, reason="link")
             if info.issparse():
                 out = Entry(path, reason="unreadable", note="a sparse file")
             if out:
-                trouble.add(out.reason, f"{self.name}!{shown(path)}", out.note)
+                trouble.add(out.reason, self.where(shown(path)), out.note)
                 continue
             file = archive.extractfile(info)
             assert file is not None
@@ -207,7 +226,7 @@ class Tar(_Archive):
                         if number > MEMBERS:
                             raise hostile(self.name, "too many members", f"over {MEMBERS:,}")
                         refuse(self.name, info.name)
-                        if not info.isreg() and not info.isdir():
+                        if not info.isreg() and not info.isdir() and not (self.links and info.issym()):
                             raise hostile(self.name, "a member is a link or a device", info.name)
                         # what tarfile would keep of each
                         archive.members.clear()  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from typing import Any
 
 from nabi import __version__
 from nabi.config import from_dict, to_dict
+from nabi.data.corpus.cleaning import open_steps
 from nabi.data.corpus.executors import Executor, Local
 from nabi.data.corpus.manifest import gather, read_manifest
 from nabi.data.corpus.packed import zstandard
@@ -55,7 +56,7 @@ def build(recipe: Recipe | None, out: str | Path, *, keep_work: bool = False, pr
         try:
             work = _begin(work, recipe, telling)
         except UserError:
-            if not planned:  # what can't be begun leaves nothing behind
+            if not planned and not list(work.folder.glob("lists/*/github-*")):  # what can't be begun leaves nothing behind, unless it was fetched
                 shutil.rmtree(work.folder, ignore_errors=True)
                 with contextlib.suppress(OSError):
                     work.out.rmdir()
@@ -110,12 +111,15 @@ def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> Work:
     if work.planned and recipe is not None:
         _compare(located(recipe).identity(), work.recipe.identity(), work.out)
     if recipe is not None:
+        if not work.planned and (work.folder / "recipe.json").exists() and located(recipe).identity() != work.recipe.identity():
+            shutil.rmtree(work.folder / "lists", ignore_errors=True)
         _write_recipe(work, located(recipe))  # with the workers and the executor of now
         work = Work(work.out)
     elif not (work.folder / "recipe.json").exists():
         raise OptionError("there is no build to go on with in this folder", value=str(work.out), fix="give a recipe or sources")
     for origin in work.recipe.sources:
         open_origin(origin)  # its errors are better told before any work
+    open_steps(work.recipe.cleaning)
     for draft in work.drafts():
         draft.unlink(missing_ok=True)
     if work.planned:
@@ -123,7 +127,6 @@ def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> Work:
         check_listing(work, work.plan.digest)
         return work
     telling.say("listing the sources")
-    shutil.rmtree(work.folder / "lists", ignore_errors=True)
     plan = make_plan(work)
     telling.say(f"{plan.units:,} units, {plan.size / 1e6:,.1f} MB, {plan.tasks:,} tasks", units=plan.units, bytes=plan.size, tasks=plan.tasks)
     return work

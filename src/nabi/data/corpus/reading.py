@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nabi.data.corpus.cleaning import open_steps
 from nabi.data.corpus.counts import StepCount
 from nabi.data.corpus.documents import Document, Step, Trouble
 from nabi.data.corpus.marks import ShardWriter
@@ -27,7 +28,7 @@ def do(work: Work, number: int) -> dict[str, Any]:
     recipe, task = work.recipe, work.task(number)
     origin = recipe.sources[task.source]
     source, trouble = open_origin(origin), Trouble()
-    cleaning = Cleaner(open_steps(recipe))
+    cleaning = Cleaner(open_steps(recipe.cleaning))
     read = [0, 0]
     sizes: list[int] = []
     with ShardWriter(work.docs, number, recipe.near) as writer:
@@ -55,11 +56,6 @@ def do(work: Work, number: int) -> dict[str, Any]:
         "unreadable": {"counts": dict(trouble.counts), "examples": trouble.examples},
         "steps": [count.facts() for count in cleaning.counts],
     }
-
-
-def open_steps(recipe: Any) -> list[Step]:
-    """The steps of a recipe, in their order."""
-    return []
 
 
 class Cleaner:

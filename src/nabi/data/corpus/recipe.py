@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nabi.config import from_dict, read_file, to_dict
+from nabi.data.corpus.cleaning import Cleaning
 from nabi.data.corpus.documents import Origin
 from nabi.data.corpus.jobs import BASE, LEAST
 from nabi.data.corpus.minhash import Near
@@ -49,6 +50,7 @@ class Recipe:
 
     Attributes:
         sources: what to read, in this order; of equal documents the first is kept.
+        cleaning: what changes or drops a document by itself.
         exact: leave out documents that are equal to an earlier one but for white space.
         near: leave out those that are nearly equal to an earlier one, too; None keeps them.
         dev: share of documents that go into dev instead of train, by the hash of their text; 0 is no dev.
@@ -61,6 +63,7 @@ class Recipe:
     """
 
     sources: tuple[Origin, ...]
+    cleaning: Cleaning = field(default_factory=Cleaning)
     exact: bool = True
     near: Near | None = None
     dev: float = 0.0

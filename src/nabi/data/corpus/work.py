@@ -229,9 +229,11 @@ def check_listing(work: Work, digest: str) -> None:
     """
     again, listing = work.folder / "again", Listing()
     for number, origin in enumerate(work.recipe.sources):
-        for task in _tasks(work, number, again / str(number)):
-            listing.add(task, origin.path, again / str(number))
-        listing.add_lists(again / str(number))
+        # what was fetched is the input, whatever the server has now
+        lists = (work.folder / "lists" if origin.kind == "github" else again) / str(number)
+        for task in _tasks(work, number, lists):
+            listing.add(task, origin.path, lists)
+        listing.add_lists(lists)
     shutil.rmtree(again, ignore_errors=True)
     if listing.digest != digest:
         raise DataError("the input is not what it was when this build was begun", value=str(work.out), expected="the same files with the same sizes",
@@ -251,8 +253,8 @@ class Listing:
             self._hash.update(json.dumps([task.source, key, unit.start, unit.stop, unit.size]).encode() + b"\n")
 
     def add_lists(self, folder: Path) -> None:
-        """What a source left in its folder."""
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        """The lists that a source left in its folder."""
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".jsonl")):
             with path.open("rb") as file:
                 while piece := file.read(1 << 20):
                     self._hash.update(piece)
