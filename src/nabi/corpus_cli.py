@@ -56,10 +56,10 @@ def build(inputs: tuple[str, ...], out: str, resume: bool, settings: tuple[str, 
         click.echo(json.dumps({"out": out, **{name: manifest[name] for name in ("documents", "bytes", "splits", "timing")}}, ensure_ascii=False))
         return
     documents, size = manifest["documents"], manifest["bytes"]
-    for name, count in documents.items():
-        click.echo(f"{name:<18} {count:>12,} documents {size[name]:>16,} bytes")
+    for name, count in size.items():
+        click.echo(f"{name:<20} {documents.get(name, 0):>12,} documents {count:>16,} bytes")
     lost = sum(reason["count"] for source in manifest["sources"] for reason in source["unreadable"].values())
-    click.echo((f"{'unreadable':<18} {lost:>12,}\n" if lost else "") + f"The corpus is in {out}. Try: nabi corpus stats {out}")
+    click.echo((f"{'unreadable':<20} {lost:>12,}\n" if lost else "") + f"The corpus is in {out}. Try: nabi corpus stats {out}")
 
 
 def _recipe(inputs: tuple[str, ...], settings: tuple[str, ...], given: dict[str, Any]) -> Any:
@@ -101,3 +101,38 @@ def size_of(text: str) -> int:
         hint = nearest(found[2], [unit for unit in _UNITS if unit]) if found else ""
         raise OptionError("this is no size", value=text, expected="bytes, or a number with KB, MB, GB, KiB, MiB or GiB, such as 1GB", fix=hint)
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+@corpus.command()
+@click.argument("path", metavar="DIR|FILE")
+@click.option("--report", metavar="FILE", help="Write a page with tables and charts here (HTML).")
+@_json
+def stats(path: str, report: str | None, as_json: bool) -> None:
+    """Count what is in a corpus, or in any source: documents, bytes, lines, lengths, languages, licences, endings, repositories.
+
+    \b
+    nabi corpus stats corpus --report corpus.html
+    nabi corpus stats src/ --json
+    """
+    from nabi.data.corpus.stats import corpus_stats, page, told
+
+    found = corpus_stats(path)
+    if report is not None:
+        from nabi.pages.page import write
+
+        write(Path(report), page(found))
+    if as_json:
+        click.echo(json.dumps(found.facts(), ensure_ascii=False))
+    else:
+        click.echo("\n".join(told(found)))
+
+
+@corpus.command()
+@click.argument("folder", metavar="DIR")
+def card(folder: str) -> None:
+    """Write README.md of the corpus in DIR: a data card with the hub's metadata, filled from what was counted."""
+    from nabi.data.corpus.card import write_corpus_card
+
+    if not write_corpus_card(folder):
+        raise OptionError("the README.md there was not written by nabi, so it stays", value=folder, fix="move it away, then try again")
+    click.echo(f"The card is {Path(folder) / 'README.md'}")

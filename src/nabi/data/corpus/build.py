@@ -113,7 +113,7 @@ def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> Work:
     if recipe is not None:
         if not work.planned and (work.folder / "recipe.json").exists() and located(recipe).identity() != work.recipe.identity():
             shutil.rmtree(work.folder / "lists", ignore_errors=True)
-        _write_recipe(work, located(recipe))  # with the workers and the executor of now
+        _write_recipe(work, recipe)  # with the workers and the executor of now
         work = Work(work.out)
     elif not (work.folder / "recipe.json").exists():
         raise OptionError("there is no build to go on with in this folder", value=str(work.out), fix="give a recipe or sources")
@@ -133,7 +133,7 @@ def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> Work:
 
 
 def _write_recipe(work: Work, recipe: Recipe) -> None:
-    write_json(work.folder / "recipe.json", to_dict(recipe) | {"nabi": __version__})
+    write_json(work.folder / "recipe.json", to_dict(located(recipe)) | {"given": to_dict(recipe), "nabi": __version__})
 
 
 def _compare(wanted: dict[str, Any], begun: dict[str, Any], out: Path) -> None:

@@ -33,7 +33,8 @@ def gather(work: Work) -> dict[str, Any]:
     """The manifest of a build whose stages are done, without its timing."""
     recipe = work.recipe
     sources: list[dict[str, Any]] = [
-        {"path": origin.path, "kind": origin.kind, "read": [0, 0], "cleaned": [0, 0], "kept": [0, 0], "unreadable": Trouble()} for origin in recipe.sources
+        {"path": origin.path, "kind": kind, "read": [0, 0], "cleaned": [0, 0], "kept": [0, 0], "unreadable": Trouble()}
+        for origin, kind in zip(work.given.sources, work.plan.kinds, strict=True)
     ]
     steps: list[StepCount] = []
     same = {"exact": [0, 0], "near": [0, 0]}
@@ -64,8 +65,8 @@ def gather(work: Work) -> dict[str, Any]:
     total = {key: [sum(source[key][i] for source in sources) for i in (0, 1)] for key in ("read", "cleaned", "kept")}
     return {
         "format": FORMAT,
-        "documents": _flow(total, same, 0),
-        "bytes": _flow(total, same, 1),
+        "documents": _flow(total, steps, same, 0),
+        "bytes": _flow(total, steps, same, 1),
         "sources": [_source(source) for source in sources],
         "steps": [_step(step) for step in steps],
         "duplicates": {**{name: _pair(pair) for name, pair in same.items()}, **(_search(work) if searched else {})},
@@ -75,7 +76,7 @@ def gather(work: Work) -> dict[str, Any]:
         "extensions": _table(tables["extension"]),
         "files": shards,
         "input": {"tasks": work.plan.tasks, "units": work.plan.units, "bytes": work.plan.size, "digest": work.plan.digest},
-        "recipe": {name: value for name, value in to_dict(recipe).items() if name not in HOW},
+        "recipe": {name: value for name, value in to_dict(work.given).items() if name not in HOW},
         "versions": {"nabi": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     }
 
@@ -110,10 +111,15 @@ def _pair(pair: list[int]) -> dict[str, int]:
     return {"documents": pair[0], "bytes": pair[1]}
 
 
-def _flow(total: Mapping[str, list[int]], same: Mapping[str, list[int]], i: int) -> dict[str, int]:
+def _flow(total: Mapping[str, list[int]], steps: list[StepCount], same: Mapping[str, list[int]], i: int) -> dict[str, int]:
+    """``in`` is the sum of all others."""
     read, cleaned, kept = (total[key][i] for key in ("read", "cleaned", "kept"))
+    dropped = sum(pair[i] for step in steps for pair in step.dropped.values())
     assert cleaned == kept + same["exact"][i] + same["near"][i], (total, same)
-    return {"in": read, "dropped by steps": read - cleaned, "exact duplicates": same["exact"][i], "near duplicates": same["near"][i], "out": kept}
+    # a step that writes something else changes the bytes; it makes no documents
+    assert i == 1 or read - cleaned == dropped, (total, steps)
+    changed = {"taken off by changes": read - cleaned - dropped} if i == 1 else {}
+    return {"in": read, "dropped by steps": dropped, **changed, "exact duplicates": same["exact"][i], "near duplicates": same["near"][i], "out": kept}
 
 
 def _source(source: dict[str, Any]) -> dict[str, Any]:

@@ -117,5 +117,21 @@ def read_recipe(path: Path) -> Recipe:
 
 def located(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, for workers that stand elsewhere."""
-    found = [origin if origin.kind == "github" else dataclasses.replace(origin, path=str(Path(origin.path).absolute())) for origin in recipe.sources]
-    return dataclasses.replace(recipe, sources=tuple(found))
+    sources = [origin if origin.kind == "github" else dataclasses.replace(origin, path=_absolute(origin.path)) for origin in recipe.sources]
+    cleaning = recipe.cleaning
+    if cleaning.unsafe:
+        cleaning = dataclasses.replace(cleaning, unsafe=dataclasses.replace(cleaning.unsafe, words=_absolute(cleaning.unsafe.words)))
+    if cleaning.contamination:
+        tests = tuple(_absolute(path) for path in cleaning.contamination.files)
+        cleaning = dataclasses.replace(cleaning, contamination=dataclasses.replace(cleaning.contamination, files=tests))
+    return dataclasses.replace(recipe, sources=tuple(sources), cleaning=cleaning)
+
+
+def files_of(recipe: Recipe) -> list[Path]:
+    """What the steps read beside the sources: the result depends on these files, too."""
+    unsafe, contamination = recipe.cleaning.unsafe, recipe.cleaning.contamination
+    return [Path(path) for path in (*([unsafe.words] if unsafe else []), *(contamination.files if contamination else ()))]
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())

@@ -1,6 +1,6 @@
 """The folder of a build: what lies where, what is planned, and what is done.
 
-    OUT/work/recipe.json            the recipe with absolute paths
+    OUT/work/recipe.json            the recipe as it was given, and with absolute paths
     OUT/work/lists/N/               what source N keeps of its listing
     OUT/work/plan.jsonl             a line a task: its source and its units
     OUT/work/plan.json              written last: the plan is whole
@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +31,8 @@ from nabi import __version__
 from nabi.config import from_dict
 from nabi.data.corpus.documents import Unit
 from nabi.data.corpus.jobs import Job
-from nabi.data.corpus.recipe import Recipe
-from nabi.data.corpus.sources import open_origin
+from nabi.data.corpus.recipe import Recipe, files_of
+from nabi.data.corpus.sources import kind_of, open_origin
 from nabi.errors import DataError, OptionError, StorageError
 from nabi.files import whole
 
@@ -49,7 +49,7 @@ class Plan:
         units: how many in all.
         size: bytes, as the sources estimate them.
         digest: of the listing.
-        sources: the number of tasks of each source.
+        kinds: of the sources.
         share: bytes of memory a worker may take; files of the search for duplicates are cut by it, so it stays from the first run to the last.
     """
 
@@ -57,7 +57,7 @@ class Plan:
     units: int
     size: int
     digest: str
-    sources: tuple[int, ...]
+    kinds: tuple[str, ...]
     share: int
 
 
@@ -85,10 +85,16 @@ class Work:
     def recipe(self) -> Recipe:
         """With absolute paths."""
         found = self._json(self.folder / "recipe.json")
+        del found["given"]
         if (version := found.pop("nabi", None)) != __version__:
             fix = "build in another folder, or use that version"
             raise OptionError("another version of nabi began this build", value=version, expected=__version__, fix=fix)
         return from_dict(Recipe, found, "the recipe of the build")
+
+    @cached_property
+    def given(self) -> Recipe:
+        """With the paths as they were given."""
+        return from_dict(Recipe, self._json(self.folder / "recipe.json")["given"], "the recipe of the build")
 
     @cached_property
     def plan(self) -> Plan:
@@ -199,24 +205,25 @@ def make_plan(work: Work) -> Plan:
         DataError: nothing to read, or a source that can't be read.
         StorageError: the plan could not be written.
     """
-    tasks, units, size, sources = 0, 0, 0, []
+    tasks = units = size = 0
     listing, starts = Listing(), [0]
     with whole(work.folder / "plan.jsonl") as draft, draft.open("wb") as file:
         for number, origin in enumerate(work.recipe.sources):
-            before, lists = tasks, work.folder / "lists" / str(number)
+            lists = work.folder / "lists" / str(number)
             for task in _tasks(work, number, lists):
                 listing.add(task, origin.path, lists)
                 file.write(json.dumps([task.source, [[u.key, u.start, u.stop, u.size] for u in task.units]]).encode() + b"\n")
                 starts.append(file.tell())
                 tasks, units, size = tasks + 1, units + len(task.units), size + task.size
-            sources.append(tasks - before)
             listing.add_lists(lists)
+    listing.add_files(files_of(work.recipe))
     if not tasks:
         paths = ", ".join(origin.path for origin in work.recipe.sources)
         raise DataError("there is nothing to read in the sources", value=paths, fix="check the paths, include and exclude")
     with whole(work.folder / "plan.npy") as draft, draft.open("wb") as file:
         np.save(file, np.array(starts[:-1], np.int64))
-    facts = {"tasks": tasks, "units": units, "size": size, "digest": listing.digest, "sources": sources, "share": work.recipe.share}
+    kinds = [origin.kind or kind_of(origin.path) for origin in work.recipe.sources]
+    facts = {"tasks": tasks, "units": units, "size": size, "digest": listing.digest, "kinds": kinds, "share": work.recipe.share}
     write_json(work.folder / "plan.json", facts)
     return work.plan
 
@@ -234,6 +241,7 @@ def check_listing(work: Work, digest: str) -> None:
         for task in _tasks(work, number, lists):
             listing.add(task, origin.path, lists)
         listing.add_lists(lists)
+    listing.add_files(files_of(work.recipe))
     shutil.rmtree(again, ignore_errors=True)
     if listing.digest != digest:
         raise DataError("the input is not what it was when this build was begun", value=str(work.out), expected="the same files with the same sizes",
@@ -254,7 +262,11 @@ class Listing:
 
     def add_lists(self, folder: Path) -> None:
         """The lists that a source left in its folder."""
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".jsonl")):
+        self.add_files(sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".jsonl")))
+
+    def add_files(self, paths: Iterable[Path]) -> None:
+        """What files hold."""
+        for path in paths:
             with path.open("rb") as file:
                 while piece := file.read(1 << 20):
                     self._hash.update(piece)
