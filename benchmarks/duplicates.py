@@ -99,7 +99,7 @@ def find(folder: Path, texts: list[str], near: Near) -> tuple[list[tuple[int, in
 def quality(files: int) -> None:
     draw = random.Random(1)
     real = python_files(files // 2)
-    words = sorted({word for text in real[:2000] for word in TOKEN.findall(text) if word.isidentifier()})
+    words = sorted({word for text in real[:2000] for word in TOKEN.findall(text) if word.isascii() and word.isidentifier()})
     texts: list[str] = list(real)
     pairs: list[tuple[int, int, float]] = []
     for similarity, (count, exchanged, share) in LEVELS.items():

@@ -221,6 +221,14 @@ def test_the_result_is_the_same_for_any_memory_shards_and_tasks_even_killed_ones
     assert summaries[0]["near"] == sum(reason == NEAR for reason, _, _ in plain) and summaries[0]["documents"] == len(texts)
 
 
+def test_a_bucket_read_in_several_blocks_is_one_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "PIECE", 7)
+    rule = Near(bands=1, rows=1, threshold=1.0)  # one key, so nothing else ties the blocks
+    texts = ["a b c d e" + "!" * i for i in range(40)] + ["v w x y z", "v, w x y z", "only this one here is alone"]
+    assert [of for _, of, _ in search(tmp_path, texts, near=rule)] == [-1, *[0] * 39, -1, 40, -1]
+    assert json.loads((tmp_path / "clusters.json").read_text()) == {"tasks": 1, "records": 42, "largest": 40}
+
+
 def test_a_heap_of_one_make_stays_near_linear_and_what_is_left_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boilerplate = " ".join(f"w{i}" for i in range(200))
     alike = [f"{boilerplate} {i}" for i in range(3000)]

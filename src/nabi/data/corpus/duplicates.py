@@ -11,7 +11,7 @@ and writes its own, whole or not at all, so it may be killed and repeated. The r
 Many thousand files of one make share their keys, so two caps keep time linear: a key remembers its first ``REMEMBERED`` kept documents, and a document is
 measured against ``TRIES`` at most, those with the most shared keys first. A document that is kept although candidates were left out is counted as ``capped``.
 
-Memory a task needs, in bytes: ``BASE`` (the interpreter, numpy, a block) + the largest of 8 x documents; (64 + 48 x bands) x documents of the longest shard;
+Memory a task needs, in bytes: ``BASE`` (the interpreter, numpy, a block) + the largest of 8 x documents; (64 + 72 x bands) x documents of the longest shard;
 256 x (documents x keys shared) of the largest cluster. So 20 million documents fit 512 MB.
 """
 

@@ -9,6 +9,7 @@ from nabi.data.corpus.jobs import NONE, Job, bounds, parts
 from nabi.data.corpus.marks import ShardReader
 from nabi.data.corpus.runs import Run, pieces, write
 
+RECORD = 128  # bytes of work for a record that is sorted
 _DIGEST = np.dtype([("high", "<u8"), ("low", "<u8"), ("doc", "<u4")])
 _SAME = np.dtype([("doc", "<u4"), ("of", "<u4")])
 
@@ -38,14 +39,14 @@ def sort_digests(job: Job, shard: int) -> None:
 
 def match_tasks(job: Job) -> int:
     """Parts of the digests' range."""
-    return parts(job, int(job.starts()[-1]), 96) if job.exact else 0
+    return parts(job, int(job.starts()[-1]), RECORD) if job.exact else 0
 
 
 def match_digests(job: Job, part: int) -> None:
     """Of the shards' first documents those with a digest that an earlier shard has."""
     files = [Run(job.path("digests", shard), _DIGEST, "high") for shard in range(job.shards)]
     found = []
-    for records, _ in pieces(files, *bounds(part, match_tasks(job)), job.room // 96):
+    for records, _ in pieces(files, *bounds(part, match_tasks(job)), job.room // RECORD):
         _, first = first_rows(np.stack((records["high"], records["low"]), axis=1))
         later = np.flatnonzero(first != np.arange(len(first)))
         same = np.empty(len(later), _SAME)

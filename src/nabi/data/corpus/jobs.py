@@ -84,7 +84,7 @@ def need(job: Job, starts: NDArray[np.int64], cluster: int = 0) -> None:
     documents, longest, bands = int(starts[-1]), int(np.diff(starts).max(initial=0)), job.near.bands if job.near else 0
     if documents >= NONE:
         raise OptionError("documents in one search for duplicates", value=documents, expected=f"below {NONE}", fix="build it in parts")
-    least = BASE + max(8 * documents, (64 + 48 * bands) * longest, 256 * cluster, LEAST)
+    least = BASE + max(8 * documents, (64 + 72 * bands) * longest, 256 * cluster, LEAST)
     if job.memory < least:
         seen = f"{documents} documents, {longest} in the longest shard, {cluster} keys in the largest cluster"
         raise OptionError("memory for finding duplicates, in bytes", value=job.memory, expected=f"at least {least} for {seen}", fix="give more")

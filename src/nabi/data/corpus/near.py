@@ -18,6 +18,7 @@ from nabi.data.corpus.runs import Run, pieces, write
 from nabi.files import whole
 
 REMEMBERED, TRIES = 128, 64
+RECORD = 96  # bytes of work for a record that is sorted
 _KEY = np.dtype([("key", "<u8"), ("doc", "<u4")])
 _DEALT = np.dtype([("key", "<u8"), ("doc", "<u4"), ("task", "<u4")])
 NEAR_PAIR = np.dtype([("doc", "<u4"), ("of", "<u4"), ("jaccard", "<f4")])
@@ -40,7 +41,7 @@ def sort_keys(job: Job, shard: int) -> None:
 
 def bucket_tasks(job: Job) -> int:
     """Parts of the keys' range."""
-    return parts(job, int(job.starts()[-1]) * job.near.bands, 64) if job.near else 0
+    return parts(job, int(job.starts()[-1]) * job.near.bands, RECORD) if job.near else 0
 
 
 def fill_buckets(job: Job, part: int) -> None:
@@ -48,7 +49,7 @@ def fill_buckets(job: Job, part: int) -> None:
     files = [Run(job.path("keys", shard), _KEY, "key") for shard in range(job.shards)]
 
     def buckets() -> Iterator[NDArray[Any]]:
-        for records, one_key in pieces(files, *bounds(part, bucket_tasks(job)), job.room // 64):
+        for records, one_key in pieces(files, *bounds(part, bucket_tasks(job)), job.room // RECORD):
             if one_key:
                 yield records
                 continue
@@ -181,6 +182,7 @@ def visit(job: Job, task: int) -> None:
         run = Run(job.path("dealt", part), _DEALT, "task")
         found += [run.between(task, task + 1, start, min(start + PIECE, run.count)) for start in range(0, run.count, PIECE)]
     records = np.concatenate([np.empty(0, _DEALT), *found])
+    found.clear()
     records = records[np.argsort(records["doc"], kind="stable")]
     _, bucket, sizes = np.unique(records["key"], return_inverse=True, return_counts=True)
     begins = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.minimum(sizes, REMEMBERED))))
@@ -190,8 +192,9 @@ def visit(job: Job, task: int) -> None:
     docs, rows = np.unique(records["doc"], return_index=True)
     rows = np.append(rows, len(records))
     texts = Texts(job, MinHash(job.near), job.room // 4)
-    drops, compared, capped = [], 0, 0
-    for i, doc in enumerate(docs.tolist()):
+    drops, dropped, compared, capped = np.empty(len(docs), NEAR_PAIR), 0, 0, 0
+    for i in range(len(docs)):
+        doc = int(docs[i])
         mine = bucket[rows[i] : rows[i + 1]]
         met = np.concatenate([kept[begins[b] : filled[b]] for b in mine.tolist()])
         of, similarity, tried = -1, 0.0, 0
@@ -207,7 +210,8 @@ def visit(job: Job, task: int) -> None:
             compared += tried
             capped += of < 0 and (len(others) > TRIES or bool(full[mine].any()))
         if of >= 0:
-            drops.append((doc, of, similarity))
+            drops[dropped] = doc, of, similarity
+            dropped += 1
             continue
         space = filled[mine] < begins[mine + 1]
         full[mine[~space]] = True
@@ -216,4 +220,4 @@ def visit(job: Job, task: int) -> None:
     texts.close()
     with whole(job.folder / f"visited-{task:05d}.json") as draft:
         draft.write_text(json.dumps({"documents": len(docs), "compared": compared, "capped": capped}))
-    write(job.path("near", task), [np.array(drops, NEAR_PAIR)])
+    write(job.path("near", task), [drops[:dropped]])
