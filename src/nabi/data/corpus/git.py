@@ -50,8 +50,7 @@ class Git(Listed):
     def __init__(self, origin: Origin, place: Path, revision: str) -> None:
         super().__init__(origin)
         self.place, self.folder = place, _folder(place)
-        common = self.folder / "commondir"
-        self.common = self.folder / common.read_text().strip() if common.is_file() else self.folder
+        self.common = self.folder / _text(self.folder / "commondir").strip()
         self.commit = self._commit(revision)
         self.facts |= {"repo": self._remote() or place.resolve().name, "commit": self.commit}
 
@@ -107,10 +106,14 @@ class Git(Listed):
                 with self._git("cat-file", "--batch", asked=asked) as (_, out):
                     for header in iter(out.readline, b""):
                         size = header.split()[-1]
-                        yield out.read(int(size)) if size.isdigit() else None
-                        done += 1
                         if size.isdigit():
-                            out.read(1)
+                            data = out.read(int(size) + 1)  # and a line end
+                            if len(data) <= int(size):
+                                break
+                            yield data[:-1]
+                        else:
+                            yield None
+                        done += 1
             if done < len(hashes):
                 yield None
                 done += 1
@@ -118,8 +121,7 @@ class Git(Listed):
     def _commit(self, revision: str) -> str:
         name = revision
         if revision == "HEAD":
-            head = (self.folder / "HEAD").read_text(encoding="utf-8", errors="replace").strip()
-            name = head.removeprefix("ref:").strip()
+            name = _text(self.folder / "HEAD").strip().removeprefix("ref:").strip()
         for ref in (name, f"refs/tags/{name}", f"refs/heads/{name}", f"refs/remotes/origin/{name}"):
             if found := self._ref(ref):
                 name = found
@@ -135,14 +137,12 @@ class Git(Listed):
         """The hash that a reference stands for, else an empty string."""
         if not ref.startswith("refs/") or ".." in ref:
             return ""
-        loose = self.common / ref
-        if loose.is_file():
-            text = loose.read_text(encoding="utf-8", errors="replace").strip()
-            return text if HASH.fullmatch(text) else ""
+        if loose := _text(self.common / ref).strip():
+            return loose if HASH.fullmatch(loose) else ""
         packed = self.common / "packed-refs"
         if packed.is_file():
             with packed.open(encoding="utf-8", errors="replace") as lines:
-                for line in lines:
+                for line in iter(lambda: lines.readline(4096), ""):
                     value, _, name = line.strip().partition(" ")
                     if name == ref and HASH.fullmatch(value):
                         return value
@@ -164,14 +164,16 @@ class Git(Listed):
             for inside in ("objects", "refs"):
                 Path(folder, inside).mkdir()
             Path(folder, "HEAD").write_text("ref: refs/heads/none\n")
-            sha256 = self._sha256()
-            Path(folder, "config").write_text(f"[core]\nrepositoryformatversion = {int(sha256)}\nbare = true\n" + "[extensions]\nobjectformat = sha256\n" * sha256)
+            sha256 = re.search(r"^\s*objectformat\s*=\s*sha256\s*$", _text(self.common / "config"), re.IGNORECASE | re.MULTILINE) is not None
+            extension = "[extensions]\nobjectformat = sha256\n" if sha256 else ""
+            Path(folder, "config").write_text(f"[core]\nrepositoryformatversion = {int(sha256)}\nbare = true\n{extension}")
             environment = {
                 "PATH": os.environ.get("PATH", ""), "SYSTEMROOT": os.environ.get("SYSTEMROOT", ""), "HOME": folder, "LC_ALL": "C", "GIT_DIR": folder,
                 "GIT_OBJECT_DIRECTORY": str((self.common / "objects").resolve()), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
                 "GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOC_LIMIT": MEMORY,
             }  # fmt: skip
-            program = subprocess.Popen(["git", *words], stdin=asked or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder, env=environment)
+            program = subprocess.Popen(["git", *words], stdin=asked or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                       cwd=folder, env=environment)  # fmt: skip
             assert program.stdout is not None
             try:
                 yield program, program.stdout
@@ -179,11 +181,6 @@ class Git(Listed):
                 program.stdout.close()
                 program.kill()
                 program.wait()
-
-    def _sha256(self) -> bool:
-        """Whether the objects have names of SHA-256."""
-        config = self.common / "config"
-        return config.is_file() and re.search(r"^\s*objectformat\s*=\s*sha256\s*$", config.read_text(encoding="utf-8", errors="replace"), re.I | re.M) is not None
 
 
 def _folder(place: Path) -> Path:
@@ -193,12 +190,21 @@ def _folder(place: Path) -> Path:
         DataError: it is no repository.
     """
     inside = place / ".git"
-    if inside.is_file() and (text := inside.read_text(encoding="utf-8", errors="replace")).startswith("gitdir:"):
+    if (text := _text(inside)).startswith("gitdir:"):
         inside = place / text.removeprefix("gitdir:").strip()
     for folder in (inside, place):
         if (folder / "HEAD").is_file() and ((folder / "objects").is_dir() or (folder / "commondir").is_file()):
             return folder
-    raise DataError("not a git repository", value=str(place), expected="a folder with .git in it, or a bare repository", fix='check the path, or say kind = "folder"')
+    raise DataError("not a git repository", value=str(place), expected="a folder with .git in it, or a bare repository",
+                    fix='check the path, or say kind = "folder"')  # fmt: skip
+
+
+def _text(path: Path) -> str:
+    """The first 64 kB of one of git's small files; empty if it is not there."""
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(1 << 16)
 
 
 def _records(out: IO[bytes]) -> Iterator[bytes]:

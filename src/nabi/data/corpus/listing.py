@@ -14,10 +14,10 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
 from fnmatch import translate
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from nabi.data.corpus.documents import Document, Origin, Trouble, Unit
 from nabi.errors import DataError
@@ -28,8 +28,7 @@ RUN, FAN = 200_000, 64  # entries that are sorted in memory, files that are merg
 SKIPPED = (".git", "__pycache__")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A file or a part of one.
 
     Attributes:
@@ -214,7 +213,7 @@ def reason_of(problem: OSError) -> str:
 
 
 def _line(entry: Entry) -> bytes:
-    return json.dumps(astuple(entry)).encode() + b"\n"
+    return json.dumps(entry).encode() + b"\n"
 
 
 def _key(entry: Entry) -> tuple[bytes, int]:
