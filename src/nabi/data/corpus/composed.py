@@ -6,12 +6,14 @@ than a few; a text with more than ``MARKS`` in a row is dropped before it is sor
 
 from __future__ import annotations
 
-import re
 import sys
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nabi.data.corpus.documents import Document
 
@@ -41,7 +43,9 @@ class Composed:
         text = document.text
         if text.isascii():
             return None
-        if max((match.end() - match.start() for match in _marks().finditer(text)), default=0) > MARKS:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        # most texts have too few marks in all to have too many in a row
+        if _is_mark()[codes].sum() > MARKS and _longest_run(_is_mark()[codes]) > MARKS:
             return "combining marks without end"
         composed = unicodedata.normalize(self.form, text)
         if composed != text:
@@ -51,10 +55,11 @@ class Composed:
 
 
 @cache
-def _marks() -> re.Pattern[str]:
-    """Runs of two combining marks and more: what has to be sorted."""
-    codes = [code for code in range(0x300, sys.maxunicode + 1) if unicodedata.combining(chr(code))]
-    known = set(codes)
-    starts, ends = [c for c in codes if c - 1 not in known], [c for c in codes if c + 1 not in known]
-    ranges = "".join(f"{re.escape(chr(a))}-{re.escape(chr(b))}" for a, b in zip(starts, ends, strict=True))
-    return re.compile(f"[{ranges}]{{2,}}+")
+def _is_mark() -> NDArray[np.bool_]:
+    """(0x110000,) whether a code point is sorted among its neighbours: its combining class is not 0."""
+    return np.fromiter((unicodedata.combining(chr(code)) != 0 for code in range(sys.maxunicode + 1)), bool, sys.maxunicode + 1)
+
+
+def _longest_run(flags: NDArray[np.bool_]) -> int:
+    edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
+    return int((edges[1::2] - edges[::2]).max(initial=0))

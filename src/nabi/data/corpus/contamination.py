@@ -28,7 +28,6 @@ MOST = 50_000_000
 _BY_LETTERS = re.compile(f"[{SPACELESS}\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
 _LETTER = re.compile(r"[^\W\d_]")
 _PARAGRAPHS = re.compile(r"\n[ \t\r]{0,100}\n")
-_BITS = np.uint64(64 - 22)
 TEXTS = (".txt", ".md")
 
 
@@ -109,7 +108,7 @@ class _Index:
         self.length, self.shortest = length, math.ceil(0.6 * length)
         self._open: dict[int, list[tuple[Hashes, int]]] = defaultdict(list)
         self._size = 0
-        self.lengths: dict[int, tuple[Hashes, NDArray[np.uint16], NDArray[np.bool_]]] = {}
+        self.lengths: dict[int, tuple[Hashes, NDArray[np.uint16], NDArray[np.bool_], np.uint64]] = {}
 
     def add(self, hashes: Hashes, file: int) -> bool:
         """Take up a text; False if it is too short."""
@@ -129,18 +128,19 @@ class _Index:
             every = np.concatenate([windows for windows, _ in parts])
             files = np.concatenate([np.full(len(windows), file, np.uint16) for windows, file in parts])
             hashes, places = np.unique(every, return_index=True)
-            near = np.zeros(1 << 22, bool)
-            near[hashes >> _BITS] = True
-            self.lengths[n] = hashes, files[places], near
+            bits = min(len(hashes).bit_length() + 5, 24)
+            near, shift = np.zeros(1 << bits, bool), np.uint64(64 - bits)
+            near[hashes >> shift] = True
+            self.lengths[n] = hashes, files[places], near, shift
         self._open.clear()
         return self
 
     def find(self, windows: Windows) -> int:
         """The number of the file that one of the windows comes from; -1 if there is none."""
-        for n, (hashes, files, near) in self.lengths.items():
+        for n, (hashes, files, near, shift) in self.lengths.items():
             here = windows.of(n)
             # almost all are ruled out by their first bits
-            here = here[near[here >> _BITS]]
+            here = here[near[here >> shift]]
             places = np.minimum(np.searchsorted(hashes, here), len(hashes) - 1)
             hits = places[hashes[places] == here]
             if len(hits):

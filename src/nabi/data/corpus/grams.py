@@ -1,16 +1,16 @@
 """Words and n-grams as 64-bit hashes, made by array operations: what the repetition rules and decontamination count by.
 
-The hash of a word is BLAKE2b's, of a window of n words the polynomial over them modulo 2^64, mixed once more; so they are the same in every process. In
+The hash of a word is its CRC-32, that of a window of n words the polynomial over them modulo 2^64, mixed once more; so they are the same in every process. In
 scripts without spaces (Han, Kana, Thai, Lao, Khmer, Burmese) each character is a word.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,23 +26,19 @@ _UNBASE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 _SHIFT = np.uint64(31)
 
 
-def words_of(text: str) -> Sequence[str | bytes]:
-    """The words of a text, case-folded, without punctuation."""
+@lru_cache(1)  # several steps ask for the words of one document
+def words_of(text: str) -> Sequence[bytes]:
+    """The words of a text, case-folded, without punctuation, in UTF-8."""
     if text.isascii():
         return text.encode().translate(_FOLD).split()
     folded = text.casefold()
-    return _WORDS.findall(folded) if _SPACELESS.search(folded) else re.findall(r"\w+", folded)
+    words = _WORDS.findall(folded) if _SPACELESS.search(folded) else re.findall(r"\w+", folded)
+    return " ".join(words).encode("utf-8", "surrogatepass").split(b" ") if words else []
 
 
-@lru_cache(1 << 16)
-def _hashed(word: str | bytes) -> int:
-    data = word if isinstance(word, bytes) else word.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def word_hashes(words: Sequence[str | bytes]) -> Hashes:
-    """(n,) the hash of each word."""
-    return np.fromiter(map(_hashed, words), np.uint64, len(words))
+def word_hashes(words: Sequence[bytes]) -> Hashes:
+    """(n,) the hash of each word: its CRC-32, mixed."""
+    return _mixed(np.fromiter(map(crc32, words), np.uint64, len(words)) + np.uint64(1))
 
 
 def letter_hashes(text: str) -> Hashes:

@@ -95,8 +95,8 @@ def programming_language(path: str, text: str) -> str:
         return found
     if not text.startswith("#!") or not (line := SHEBANG.match(text)):
         return ""
-    words = line[0].split()
-    program = line[1] if line[1] and words[0].rpartition("/")[2] == "env" else line[0][2:].split()[0].rpartition("/")[2]
+    program = line[0][2:].split()[0].rpartition("/")[2]
+    program = line[1] or "" if program == "env" else program
     return PROGRAMS.get(program.rstrip("0123456789."), "")
 
 

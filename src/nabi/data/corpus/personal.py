@@ -23,23 +23,26 @@ from nabi.errors import unknown
 _DOMAINS = "com|org|net|edu|gov|mil|int|info|biz|name|pro|dev|app|online|site|tech|cloud|email|mail|xyz|blog|shop|museum|local|example|test|invalid"
 _MAIL = re.compile(rf"@(?:[a-z0-9](?:[a-z0-9-]{{0,61}}[a-z0-9])?\.){{1,6}}(?:[a-z]{{2}}|{_DOMAINS})(?![a-z0-9(\[=-]|\.[a-z])", re.ASCII | re.IGNORECASE)
 _LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
+_PLUS = re.compile(r"\+(?<![\w.+/)\]-]\+)\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,5}){2,4}(?![\w-]|\.\d)", re.ASCII)
 _PHONE = re.compile(
-    r"(?<![\w.+/-])(?:"
-    r"\+\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,5}){2,4}"
-    r"|\(0\d{1,2}\) ?\d{3,4}[ -]\d{4}|0(?:2|[3-6][1-5]|1[016789]|50\d|70)[ -]\d{3,4}[ -]\d{4}|0(?:2|[3-6][1-5]|1[016789]|70)\.\d{3,4}\.\d{4}"
+    r"(?<![\w.+/-])(?:\(0\d{1,2}\) ?\d{3,4}[ -]\d{4}|0(?:2|[3-6][1-5]|1[016789]|50\d|70)[ -]\d{3,4}[ -]\d{4}|0(?:2|[3-6][1-5]|1[016789]|70)\.\d{3,4}\.\d{4}"
     r"|010\d{8}"
     r"|\(\d{3}\) ?\d{3}-\d{4}|\d{3}-\d{3}-\d{4}"
     r")(?![\w-]|\.\d)", re.ASCII)  # fmt: skip
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rf"(?<![\w.-]){_OCTET}(?:\.{_OCTET}){{3}}(?![\w-]|\.\w)", re.ASCII)
-_VERSION = re.compile(r"(?:version|release|\bver|\bv|[=~><!]=)[\s\"':=_(]{0,4}$", re.IGNORECASE)
+_VERSION = re.compile(r"(?:version|release|sections?|chapter|§|\bver|\bv|[=~><!]=)[\s\"':=_(]{0,4}$", re.IGNORECASE)
 # 2000::/3 is all that is given out
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,35}(?![\w:])", re.ASCII)
-_KEYS = re.compile(
-    r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255}|xox[abeoprs]-[A-Za-z0-9-]{10,255}"
-    r"|AIza[A-Za-z0-9_-]{35}|sk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,255}|hf_[A-Za-z0-9]{34}|eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,2000}\.[A-Za-z0-9_-]{10,2000})"
-    r"(?![A-Za-z0-9])")  # fmt: skip
-_KEY_SIGNS = ("AKIA", "ASIA", "gh", "xox", "AIza", "sk-", "hf_", "eyJ")
+# beginning -> the rest; a pattern that begins with plain letters is searched for at the speed of memory
+_KEYS = {start: re.compile(rf"{start}(?<![A-Za-z0-9_]{start})(?:{rest})(?![A-Za-z0-9])") for starts, rest in {
+    "AKIA ASIA": "[A-Z0-9]{16}", "ghp_ gho_ ghu_ ghs_ ghr_": "[A-Za-z0-9]{36,255}", "github_pat_": "[A-Za-z0-9_]{22,255}", "AIza": "[A-Za-z0-9_-]{35}",
+    "xoxa- xoxb- xoxe- xoxo- xoxp- xoxr- xoxs-": "[A-Za-z0-9-]{10,255}", "sk-": "(?:ant-|proj-)?[A-Za-z0-9_]{32,255}", "hf_": "[A-Za-z0-9]{34}",
+    "eyJ": r"[A-Za-z0-9_-]{10,2000}+\.eyJ[A-Za-z0-9_-]{10,2000}+\.[A-Za-z0-9_-]{10,2000}"}.items() for start in starts.split()}  # fmt: skip
+_NAMES = ("secret", "token", "passw", "credential", *(f"{kind}{line}key" for kind in ("api", "access", "auth", "private") for line in ("", "_")))
+# a text's digits as 0, and its hexadecimal digits as h: whether a number of some shape can be there is then seen by searching for plain bytes
+_DIGITS = bytes(48 if chr(code) in "0123456789" else code for code in range(256))
+_HEX = bytes(104 if chr(code) in "0123456789abcdefABCDEF" else 32 if chr(code) == "h" else code for code in range(256))
 _BEGIN = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _END = re.compile(r"-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _BLOCK = 1 << 14
@@ -99,6 +102,12 @@ def _replaced(text: str, pattern: re.Pattern[str], mark: str, meant: Callable[[r
     return ("".join([*pieces, text[at:]]), len(pieces) // 2) if pieces else (text, 0)
 
 
+def _shaped(text: str, table: bytes, *shapes: bytes) -> bool:
+    """Whether one of the shapes occurs among the text's bytes as the table folds them."""
+    folded = text.encode("utf-8", "surrogatepass").translate(table)
+    return any(shape in folded for shape in shapes)
+
+
 def mail(text: str, mark: str) -> tuple[str, int]:
     """Addresses whose local part is plain ASCII; ``git@host`` is no person's."""
     if "@" not in text:
@@ -115,7 +124,19 @@ def mail(text: str, mark: str) -> tuple[str, int]:
 
 def phone(text: str, mark: str) -> tuple[str, int]:
     """International numbers (E.164: 8 to 15 digits after +), Korean ones, and North American ones in their usual spelling."""
-    return _replaced(text, _PHONE, mark, lambda match: match[0][0] != "+" or 8 <= sum(map(str.isdigit, match[0])) <= 15)
+
+    def telephone(match: re.Match[str]) -> bool:
+        number = match[0]
+        # a sign before a plain number, as after an operator, is arithmetic
+        sign = number[1:].isdigit() and text[max(match.start() - 4, 0) : match.start()].rstrip().endswith(tuple("=<>*/%&|^~([{,"))
+        return not sign and 8 <= sum(map(str.isdigit, number)) <= 15
+
+    found = more = 0
+    if "+" in text:
+        text, found = _replaced(text, _PLUS, mark, telephone)
+    if _shaped(text, _DIGITS, b"000-0000", b"000 0000", b"000.0000", b"00000000000"):
+        text, more = _replaced(text, _PHONE, mark, lambda match: True)
+    return text, found + more
 
 
 def ip(text: str, mark: str) -> tuple[str, int]:
@@ -126,8 +147,11 @@ def ip(text: str, mark: str) -> tuple[str, int]:
             return False
         return not _VERSION.search(text[max(match.start() - 16, 0) : match.start()])
 
-    text, found = _replaced(text, _IPV4, mark, public)
-    text, more = _replaced(text, _IPV6, mark, _public_v6)
+    found = more = 0
+    if _shaped(text, _DIGITS, b".0.", b".00.", b".000."):
+        text, found = _replaced(text, _IPV4, mark, public)
+    if _shaped(text, _HEX, b"hhhh:h", b"hhhh::"):
+        text, more = _replaced(text, _IPV6, mark, _public_v6)
     return text, found + more
 
 
@@ -142,18 +166,24 @@ def key(text: str, mark: str) -> tuple[str, int]:
     """Private key blocks, keys and tokens of published forms, and random values that are assigned to a name that tells."""
     count = 0
     if "PRIVATE KEY" in text:
+        ends, end = _END.finditer(text), None
         pieces, at = [], 0
-        while begin := _BEGIN.search(text, at):
-            end = _END.search(text, begin.end(), begin.end() + _BLOCK)
-            if end:
+        for begin in _BEGIN.finditer(text):
+            while begin.start() >= at and (end is None or end.start() < begin.end()) and (end := next(ends, None)):
+                pass
+            if end is None:
+                break
+            if begin.start() >= at and end.start() - begin.end() <= _BLOCK:
                 pieces += [text[at : begin.start()], mark]
-            else:
-                pieces += [text[at : begin.end()], ""]
-            count, at = count + bool(end), end.end() if end else begin.end()
+                count, at = count + 1, end.end()
         text = "".join([*pieces, text[at:]])
-    if any(sign in text for sign in _KEY_SIGNS):
-        text, found = _replaced(text, _KEYS, mark, lambda match: True)
-        count += found
+    for start, pattern in _KEYS.items():
+        if start in text:
+            text, found = _replaced(text, pattern, mark, lambda match: True)
+            count += found
+    lowered = text.lower()
+    if not any(name in lowered for name in _NAMES):
+        return text, count
 
     def secret(match: re.Match[str]) -> bool:
         name = text[max(match.start() - 48, 0) : match.start()]
@@ -172,7 +202,7 @@ def _random(value: str) -> bool:
 
 def resident(text: str, mark: str) -> tuple[str, int]:
     """Korean resident registration numbers; the rule is in the head of this file."""
-    return _replaced(text, _RESIDENT, mark, _is_resident)
+    return _replaced(text, _RESIDENT, mark, _is_resident) if _shaped(text, _DIGITS, b"000000-0000000", b"0000000000000") else (text, 0)
 
 
 def _is_resident(match: re.Match[str]) -> bool:
@@ -193,7 +223,8 @@ def check_digit(digits: str) -> bool:
 
 def card(text: str, mark: str) -> tuple[str, int]:
     """Card numbers in groups or bare that begin as a card's and pass Luhn's check."""
-    return _replaced(text, _CARD, mark, _is_card)
+    shapes = (b"0000-0000-", b"0000 0000 ", b"0000-000000-", b"0000 000000 ", b"000000000000000")
+    return _replaced(text, _CARD, mark, _is_card) if _shaped(text, _DIGITS, *shapes) else (text, 0)
 
 
 def _is_card(match: re.Match[str]) -> bool:

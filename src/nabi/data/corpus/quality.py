@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -150,7 +151,7 @@ class QualityStep:
             return "number of words"
         if not words:
             return None
-        sizes: NDArray[np.int64] = np.fromiter(map(len, words), np.int64, len(words))
+        sizes: NDArray[np.int64] = _sizes(words, text.isascii())
         if not _SPACELESS.search(text) and not limits["shortest_word"] <= sizes.mean() <= limits["longest_word"]:
             return "length of words"
         if limits["lettered"] and sum(n for word, n in Counter(words).items() if _lettered(word)) < limits["lettered"] * len(words):
@@ -190,5 +191,10 @@ def _white(text: str) -> int:
     return len(text) - sum(map(len, text.split()))
 
 
-def _lettered(word: str | bytes) -> bool:
-    return bool(_LETTERED.search(word.decode() if isinstance(word, bytes) else word))
+def _lettered(word: bytes) -> bool:
+    return bool(_LETTERED.search(word.decode("utf-8", "surrogatepass")))
+
+
+def _sizes(words: Sequence[bytes], ascii_only: bool) -> NDArray[np.int64]:
+    """(n,) the length of each word in characters."""
+    return np.fromiter(map(len, words if ascii_only else [word.decode("utf-8", "surrogatepass") for word in words]), np.int64, len(words))

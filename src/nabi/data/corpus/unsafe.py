@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nabi.data.corpus.documents import Document
-from nabi.data.corpus.grams import SPACELESS
+from nabi.data.corpus.grams import SPACELESS, words_of
 from nabi.errors import DataError, OptionError
 
 LONGEST = 200
@@ -51,10 +51,16 @@ class UnsafeStep:
         if options.hits < 0 or not 0 <= options.share <= 1:
             raise OptionError("a limit of the step unsafe is impossible", value=f"hits {options.hits}, share {options.share}",
                               expected="hits of 0 or more, share in 0..1")  # fmt: skip
-        self.options, self._pattern = options, pattern_of(_listed(Path(options.words)))
+        words = _listed(Path(options.words))
+        self.options, self._pattern = options, pattern_of(words)
+        # a text in ASCII can hold those in ASCII only, and has their first words among its own
+        starts = [words_of(word)[:1] for word in words if word.isascii()]
+        self._starts = frozenset(word for start in starts for word in start) if all(starts) else None
 
     def __call__(self, document: Document) -> str | None:
-        text = document.text.lower() if document.text.isascii() else document.text.casefold()
+        text = document.text.casefold()
+        if text.isascii() and self._starts is not None and self._starts.isdisjoint(words_of(document.text)):
+            return None
         hits = sum(1 for _ in self._pattern.finditer(text))
         if hits > self.options.hits and (not self.options.share or hits > self.options.share * len(text.split())):
             return "unsafe words"
