@@ -45,7 +45,7 @@ class GitHubServer:
     requests: list[Request] = field(default_factory=list)
     refusals: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)  # path or its beginning -> (status, headers) of the next answers
     cuts: list[int] = field(default_factory=list)  # after how many bytes each of the next tarballs is cut
-    etag: str | None = None  # of every tarball; by default its hash
+    etags: list[str] = field(default_factory=list)  # of the next tarballs; by default their hashes
     ranges: bool = True
     chunked: bool = False
     other: dict[str, bytes] = field(default_factory=dict)  # path -> what is sent in its place
@@ -139,7 +139,7 @@ def handler(hub: GitHubServer, server: str) -> type[BaseHTTPRequestHandler]:
         def tarball(self, path: str) -> None:
             name, _, commit = path.strip("/").rpartition("/")
             data = hub.repositories[name].tarballs[commit]
-            etag = hub.etag or f'"{hashlib.sha256(data).hexdigest()}"'
+            etag = hub.etags.pop(0) if hub.etags else f'"{hashlib.sha256(data).hexdigest()}"'
             headers = {"ETag": etag, "Content-Type": "application/x-gzip"}
             start = int(self.seen.range.removeprefix("bytes=").partition("-")[0] or 0)
             if not hub.ranges or self.headers.get("If-Range", etag) != etag:
@@ -148,7 +148,7 @@ def handler(hub: GitHubServer, server: str) -> type[BaseHTTPRequestHandler]:
                 return self.answer(416, b"", {})
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            self.answer(206 if start else 200, data[start:], headers, hub.cuts.pop(0) if hub.cuts else None, chunked=hub.chunked)
+            return self.answer(206 if start else 200, data[start:], headers, hub.cuts.pop(0) if hub.cuts else None, chunked=hub.chunked)
 
         def json(self, body: Any, headers: dict[str, str] | None = None) -> None:
             self.answer(200, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})

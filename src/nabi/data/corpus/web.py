@@ -60,12 +60,16 @@ def open_origin(origin: Origin) -> Web:
 def _extractor() -> Callable[[str], str | None]:
     try:
         import trafilatura
+        from trafilatura.settings import use_config
     except ImportError as problem:
         what = f"reading web pages needs the package trafilatura ({problem.name or 'a part of it'} can't be imported)"
-        raise OptionError(what, fix="pip install 'nabi[web]'") from None
+        raise OptionError(what, fix="install it: pip install 'nabi[web]'") from None
     # it logs each page that it finds no text in; here that is counted
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
-    return lambda page: trafilatura.extract(page, fast=True, include_comments=False, output_format="txt")
+    config = use_config()
+    # characters from which a text is believed to be the main one; 250 there, but a Korean sentence has half as many as an English one
+    config["DEFAULT"]["MIN_EXTRACTED_SIZE"] = "60"
+    return lambda page: trafilatura.extract(page, fast=True, include_comments=False, output_format="txt", config=config)
 
 
 class Web(Listed):
