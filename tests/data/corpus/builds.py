@@ -20,7 +20,7 @@ from nabi.data.corpus.recipe import Recipe
 from nabi.progress import Telling
 
 ROOT = Path(__file__).parents[3]
-WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega 나비 데이터".split()
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "rho", "sigma", "tau", "나비", "데이터"]
 
 
 def text_of(number: int, length: int = 400) -> str:

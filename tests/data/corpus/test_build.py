@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import time
@@ -18,13 +16,6 @@ import pytest
 
 from data.corpus.builds import built, command, content, recipe, rows, text_of, tree
 from nabi.config import to_dict
-from nabi.data.corpus import executors, worker
-from nabi.data.corpus.documents import Origin
-from nabi.data.corpus.executors import Local
-from nabi.data.corpus.recipe import Recipe
-from nabi.data.corpus.stages import stages
-from nabi.data.corpus.work import Work
-from nabi.errors import DataError, OptionError, StorageError, WorkError
 
 
 @pytest.fixture(scope="module")

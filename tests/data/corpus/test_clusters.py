@@ -44,7 +44,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "slurm"
     folder.mkdir()
     launch = f"#!{sys.executable}\nfrom datatrove.tools.launch_pickled_pipeline import main\nmain()\n"
-    programs = {"sbatch": SBATCH.format(python=sys.executable), "srun": SRUN, "squeue": EMPTY, "scancel": EMPTY, "scontrol": NAMES, "launch_pickled_pipeline": launch}
+    sbatch = SBATCH.format(python=sys.executable)
+    programs = {"sbatch": sbatch, "srun": SRUN, "squeue": EMPTY, "scancel": EMPTY, "scontrol": NAMES, "launch_pickled_pipeline": launch}
     for name, text in programs.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
@@ -82,7 +83,7 @@ def test_an_error_on_a_node_is_told_here(slurm: Path, tmp_path: Path) -> None:
 
 def test_slurm_needs_a_partition(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="Slurm needs a partition"):
-        recipe(tmp_path, executor="slurm")
+        recipe(tree(tmp_path / "files", 1), executor="slurm")
 
 
 def test_a_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,10 @@ def build(recipe: Recipe | None, out: str | Path, *, keep_work: bool = False, pr
     work, telling = Work(out), progress or Telling("quiet")
     began = time.monotonic()
     if work.finished:
-        return _standing(work, recipe, telling)
+        manifest = _standing(work, recipe, telling)
+        if not keep_work:  # it may have been killed between the two
+            shutil.rmtree(work.folder, ignore_errors=True)
+        return manifest
     with _alone(work):
         planned = work.planned
         try:
@@ -61,15 +64,17 @@ def build(recipe: Recipe | None, out: str | Path, *, keep_work: bool = False, pr
                 with contextlib.suppress(OSError):
                     work.out.rmdir()
             raise
+        except StorageError as problem:
+            raise _with_room(problem, work) from problem
         recipe = work.recipe
         executor = _executor(recipe, telling)
         try:
             seconds = _run(work, executor, telling)
+            manifest = gather(work)
         except StorageError as problem:
             raise _with_room(problem, work) from problem
         finally:
             executor.close()
-        manifest = gather(work)
         memory = executor.peak and executor.peak + peak()
         manifest["timing"] = {"seconds": round(time.monotonic() - began, 1), "stages": seconds, "peak_memory": memory, "workers": recipe.processes}
         write_json(work.out / MANIFEST, manifest)

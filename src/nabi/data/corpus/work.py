@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from nabi.errors import DataError, OptionError, StorageError
 from nabi.files import whole
 
 MANIFEST = "manifest.json"
+DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")  # as ``files.whole`` names them
 MOST_UNITS = 20_000  # in a task, however small they are
 
 
@@ -164,9 +166,7 @@ class Work:
     def drafts(self) -> Iterator[Path]:
         """Files that were being written when a build was killed."""
         for folder in (self.out, self.folder, *(p for p in self.folder.glob("*") if p.is_dir())):
-            for path in folder.glob(".*"):
-                if path.is_file():
-                    yield path
+            yield from (path for path in folder.glob(".*") if DRAFT.fullmatch(path.name) and path.is_file())
 
     @staticmethod
     def _json(path: Path) -> Any:
