@@ -4,11 +4,11 @@
     python benchmarks/corpus.py --large 5 [--memory 1.0]
 
 The input is the Python files of this interpreter's library and packages (up to ``--megabytes``), as files and as JSON lines, which is what the peers read. All
-sides write packed JSON lines with ``--workers`` processes. nabi and datatrove look for near duplicates with 14 bands of 8 rows over 5-grams (datatrove in its
+sides write packed JSON lines with ``--workers`` processes. nabi and datatrove look for near duplicates with 14 bands of 8 rows over 5-grams; datatrove in its
 four documented stages, with two changes without which it does not run here: its default hash fails with xxhash 4, so SHA-1; its default tokenizer wants spaCy,
-so ``str.split``, which is faster; it needs the package orjson). ``datasets`` has no near duplicates: its row is exact duplicates by map and filter. Sides alternate; each run is a process
-of its own. MB/s is bytes of input by seconds on the clock, from start to end; "peak" is the most that the process and all its children held at one moment
-(the sum of their PSS where the system tells it, so shared pages count once), seen every tenth of a second.
+so ``str.split``, which is faster (it needs the package orjson, too). ``datasets`` has no near duplicates: its row is exact duplicates by map and filter. Sides
+alternate; each run is a process of its own. MB/s is bytes of input by seconds on the clock, from start to end; "peak" is the most that the process and all its
+children held at one moment (the sum of their PSS where the system tells it, so shared pages count once), seen every tenth of a second.
 
 ``--large GB`` makes a corpus of so many GB (random words; of ten documents one equals an earlier one, one nearly does) and builds it with ``--memory`` GB for
 all processes together, each of which may not hold more (RLIMIT_DATA); it needs three times the room on the disk.

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ def test_a_folder_with_other_things_in_it_is_refused(files: Path, tmp_path: Path
         built(recipe(files), files)
     with pytest.raises(OptionError, match="there is no build to go on with"):
         built(None, tmp_path / "out")
+    (tmp_path / "other" / "work").mkdir(parents=True)
+    (tmp_path / "other" / "work" / "mine.txt").write_text("mine")
+    with pytest.raises(OptionError, match="the folder for the corpus is not empty"):
+        built(recipe(files), tmp_path / "other")
 
 
 def test_two_builds_in_one_folder_are_refused(files: Path, tmp_path: Path) -> None:
@@ -165,7 +170,32 @@ def test_a_task_that_kills_two_workers_ends_the_build(files: Path, tmp_path: Pat
     assert len(said) == 1
 
 
-def test_workers_end_with_their_parent(files: Path, tmp_path: Path) -> None:
+def test_another_memory_begins_the_search_again(files: Path, tmp_path: Path) -> None:
+    built(recipe(files), tmp_path / "out", keep_work=True)
+    before = content(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    keys = tmp_path / "out" / "work" / "docs" / "keys-00000.bin"
+    keys.write_bytes(b"of no use")  # it would be used if the search did not begin again
+    built(recipe(files, memory=800_000_000), tmp_path / "out", keep_work=True)
+    assert content(tmp_path / "out") == before and keys.read_bytes() != b"of no use"
+
+
+def test_workers_at_work_end_with_their_parent(tmp_path: Path) -> None:
+    files = tree(tmp_path / "files", 16, length=40_000)
+    running = command("build", *sorted(files.iterdir()), "--out", tmp_path / "out", "--near", "0.8", "--workers", "2")
+    while running.poll() is None and not list((tmp_path / "out").glob("work/docs/.docs*")):
+        time.sleep(0.01)
+    assert running.poll() is None, "it ended before it could be killed"
+    running.kill()
+    running.communicate()
+    with pytest.raises(ProcessLookupError):  # the group has no member any more
+        for _ in range(300):
+            os.killpg(running.pid, 0)
+            time.sleep(0.02)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_an_idle_worker_ends_with_its_parent(tmp_path: Path) -> None:
     worker = [sys.executable, "-m", "nabi.data.corpus.worker", str(tmp_path)]
     read, write = os.pipe()
     pid = os.posix_spawn(sys.executable, worker, {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, file_actions=[(os.POSIX_SPAWN_DUP2, read, 0)])

@@ -7,6 +7,7 @@ So the result depends on the recipe and the input alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import shutil
 import time
@@ -16,14 +17,14 @@ from typing import Any
 
 from nabi import __version__
 from nabi.config import from_dict, to_dict
-from nabi.data.corpus.cleaning import open_steps
+from nabi.data.corpus.duplicates import LEFTOVERS, dropped_path
 from nabi.data.corpus.executors import Executor, Local
 from nabi.data.corpus.manifest import gather, read_manifest
 from nabi.data.corpus.packed import zstandard
 from nabi.data.corpus.recipe import Recipe, located
 from nabi.data.corpus.sources import open_origin
 from nabi.data.corpus.stages import Stage, stages
-from nabi.data.corpus.work import MANIFEST, Work, check_listing, make_folder, make_plan, write_json
+from nabi.data.corpus.work import DRAFT, MANIFEST, Work, check_listing, make_folder, make_plan, write_json
 from nabi.data.corpus.worker import peak
 from nabi.errors import OptionError, StorageError, UserError
 from nabi.progress import Telling, clock
@@ -95,7 +96,9 @@ def _standing(work: Work, recipe: Recipe | None, telling: Telling) -> dict[str, 
 @contextlib.contextmanager
 def _alone(work: Work) -> Iterator[None]:
     """Holds the folder, so that no other build works in it."""
-    if work.out.is_dir() and not work.folder.is_dir() and any(work.out.iterdir()):
+    begun = (work.folder / "recipe.json").exists()
+    others = [path for folder in (work.out, work.folder) if folder.is_dir() for path in folder.iterdir() if path.name not in ("work", "lock")]
+    if not begun and any(not DRAFT.fullmatch(path.name) for path in others):
         raise OptionError("the folder for the corpus is not empty", value=str(work.out), expected="a new or empty folder, or one of a build that was begun")
     make_folder(work.folder)
     try:
@@ -124,17 +127,28 @@ def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> Work:
         raise OptionError("there is no build to go on with in this folder", value=str(work.out), fix="give a recipe or sources")
     for origin in work.recipe.sources:
         open_origin(origin)  # its errors are better told before any work
-    open_steps(work.recipe.cleaning)
+    _ = work.steps
     for draft in work.drafts():
         draft.unlink(missing_ok=True)
     if work.planned:
         telling.say("going on with the build that was begun here")
         check_listing(work, work.plan.digest)
+        _fit(work)
         return work
     telling.say("listing the sources")
     plan = make_plan(work)
     telling.say(f"{plan.units:,} units, {plan.size / 1e6:,.1f} MB, {plan.tasks:,} tasks", units=plan.units, bytes=plan.size, tasks=plan.tasks)
     return work
+
+
+def _fit(work: Work) -> None:
+    """Files of the search for duplicates are cut by the memory of a worker: with another memory the search begins again."""
+    if work.plan.share != work.recipe.share:
+        for pattern in (*LEFTOVERS, dropped_path(work.job, 0).name.replace("00000", "*")):
+            for path in work.docs.glob(pattern):
+                path.unlink()
+        write_json(work.folder / "plan.json", to_dict(dataclasses.replace(work.plan, share=work.recipe.share)))
+        del work.plan, work.job
 
 
 def _write_recipe(work: Work, recipe: Recipe) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from nabi.data.corpus.cleaning import open_steps
 from nabi.data.corpus.counts import StepCount
 from nabi.data.corpus.documents import Document, Step, Trouble
 from nabi.data.corpus.marks import ShardWriter
@@ -28,7 +27,7 @@ def do(work: Work, number: int) -> dict[str, Any]:
     recipe, task = work.recipe, work.task(number)
     origin = recipe.sources[task.source]
     source, trouble = open_origin(origin), Trouble()
-    cleaning = Cleaner(open_steps(recipe.cleaning))
+    cleaning = Cleaner(work.steps)
     read = [0, 0]
     sizes: list[int] = []
     with ShardWriter(work.docs, number, recipe.near) as writer:

@@ -30,7 +30,8 @@ import numpy as np
 
 from nabi import __version__
 from nabi.config import from_dict
-from nabi.data.corpus.documents import Unit
+from nabi.data.corpus.cleaning import open_steps
+from nabi.data.corpus.documents import Step, Unit
 from nabi.data.corpus.jobs import Job
 from nabi.data.corpus.recipe import Recipe, files_of
 from nabi.data.corpus.sources import kind_of, open_origin
@@ -52,7 +53,7 @@ class Plan:
         size: bytes, as the sources estimate them.
         digest: of the listing.
         kinds: of the sources.
-        share: bytes of memory a worker may take; files of the search for duplicates are cut by it, so it stays from the first run to the last.
+        share: bytes of memory a worker may take: files of the search for duplicates are cut by it.
     """
 
     tasks: int
@@ -122,6 +123,11 @@ class Work:
     def job(self) -> Job:
         """The search for duplicates."""
         return Job(self.docs, self.plan.tasks, self.recipe.near, self.plan.share, self.recipe.exact)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """Of the recipe; opened once, since some read large files."""
+        return open_steps(self.recipe.cleaning)
 
     @cached_property
     def _lines(self) -> Any:

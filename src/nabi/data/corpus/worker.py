@@ -35,7 +35,9 @@ def peak() -> int:
 
 def problem(error: BaseException) -> dict[str, Any]:
     """What went wrong, for the parent: a kind of ours with its message, or where a bug is."""
-    told: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
+    # of a kind that only one source knows: what it is a kind of
+    ours = next((kind.__name__ for kind in type(error).__mro__ if kind.__module__ == NabiError.__module__), "")
+    told: dict[str, Any] = {"error": ours or type(error).__name__, "message": str(error)}
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError):
         told["errno"] = cause.errno
