@@ -476,9 +476,14 @@ def test_doctor_finds_a_damaged_model(work: Path, call: Callable[..., Done]) -> 
 
 def test_the_page_lists_the_options() -> None:
     page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    commands: dict[str, Any] = {}
     for name, command in cli.cli.commands.items():
+        inner = getattr(command, "commands", None)  # of a group
+        commands |= {name: command} if inner is None else {f"{name} {each}": one for each, one in inner.items()}
+    assert "train" in commands and "corpus build" in commands
+    for name, command in commands.items():
         section = page.partition(f"## nabi {name}\n")[2].partition("\n## ")[0]
         assert section, name
         listed = {option for line in section.splitlines() if line.startswith("| `--") for option in re.findall(r"`(--[a-z-]+)", line.split("|")[1])}
-        options = {option for p in command.params if p.param_type_name == "option" for option in p.opts if option.startswith("--")}
+        options = {option for p in command.params if p.param_type_name == "option" for option in (*p.opts, *p.secondary_opts) if option.startswith("--")}
         assert listed == options, (name, listed ^ options)

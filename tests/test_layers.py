@@ -20,7 +20,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # lowest first; the top of nabi (its public names) lies below those who use them
 LEVELS = [
     {"errors"},
-    {"config", "files", "memory", "plugins", "cache"},
+    {"config", "files", "memory", "plugins", "cache", "progress"},
+    {"pages"},
     {"layout"},
     {"batch"},
     {"text", "data", "nn", "decoding", "weights", "metrics"},
@@ -32,7 +33,7 @@ LEVELS = [
     {"pipelines"},
     {"compat"},
     {""},
-    {"cache_cli", "tokenizer_cli"},
+    {"cache_cli", "corpus_cli", "tokenizer_cli"},
     {"cli", "demo"},
     {"__main__"},
 ]

@@ -19,6 +19,7 @@ import click
 
 from nabi import __version__
 from nabi.cache_cli import cache
+from nabi.corpus_cli import corpus
 from nabi.errors import InputError, NabiError, OptionError, nearest, unknown
 from nabi.files import whole
 from nabi.tokenizer_cli import tokenizer
@@ -192,7 +193,7 @@ def _print_comparison(pair: Any) -> None:
 
 
 def _write_page(path: str, page: str) -> None:
-    from nabi.evaluation.page import write
+    from nabi.pages.page import write
 
     write(Path(path), page)
 
@@ -346,6 +347,7 @@ def bench(model: str, data: str | None, seconds: float, columns: str | None, plu
 
 
 cli.add_command(cache)
+cli.add_command(corpus)
 
 _SECTIONS = {"plan": "plan", "options": "options", "task": "settings"}  # of --set -> of a recipe, where `task` is the task's name
 

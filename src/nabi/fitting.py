@@ -23,13 +23,14 @@ from nabi.data.shards import TokenShards
 from nabi.data.split import split
 from nabi.errors import DataError, OptionError, nearest
 from nabi.evaluation import Evaluation, evaluate
-from nabi.evaluation.card import CardOptions, card, hub_id, write_card
+from nabi.evaluation.card import CardOptions, card, hub_id
 from nabi.evaluation.curve import Curve
 from nabi.evaluation.findings import Findings, Made, Source
-from nabi.evaluation.page import write
 from nabi.evaluation.report import run_report
 from nabi.model import Model
 from nabi.nn.heads import Head
+from nabi.pages.markdown import write_card
+from nabi.pages.page import write
 from nabi.tasks import Task
 from nabi.training.encoded import encoded
 from nabi.training.feed import Feed

@@ -16,7 +16,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from evaluation.cases import HOSTILE, findings, made
 from nabi import Plan, fit
 from nabi.errors import OptionError
-from nabi.evaluation.card import MARK, CardOptions, card, hub_id, metadata, write_card, yaml
+from nabi.evaluation.card import CardOptions, card, hub_id, metadata
+from nabi.pages.markdown import MARK, write_card, yaml
 from nabi.training.progress import Progress
 from training.small import SIZE, rows, vocabulary
 

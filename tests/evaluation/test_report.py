@@ -18,9 +18,9 @@ from nabi.evaluation import Evaluation, curve, evaluate
 from nabi.evaluation import findings as found_in
 from nabi.evaluation.curve import Curve
 from nabi.evaluation.findings import Findings
-from nabi.evaluation.page import cut, number, write
 from nabi.evaluation.report import evaluation_report, run_report
 from nabi.model import Model
+from nabi.pages.page import cut, number, write
 from nabi.training.progress import Progress
 from nabi.training.runs import RunFolder
 from training.small import SIZE, model, rows, vocabulary

@@ -1,23 +1,17 @@
-"""The model card: README.md with metadata for the hub and text for people, every number measured, no blank to fill.
-
-Unusual: it carries a line of its own, and a README.md without that line is the user's and is never replaced.
-"""
+"""The model card: README.md with metadata for the hub and text for people, every number measured, no blank to fill."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nabi.evaluation.findings import FEW, Findings, Made, Slice, versions
-from nabi.evaluation.page import write
 from nabi.evaluation.report import usage
+from nabi.pages.markdown import MARK, escaped, fenced, table, yaml
 
-MARK = "<!-- written by nabi; without this line it is yours and is never replaced -->"
 # tasks that the hub has a pipeline for, in its spelling
 PIPELINES = {
     "audio-classification", "automatic-speech-recognition", "document-question-answering", "feature-extraction", "fill-mask", "image-classification",
@@ -118,21 +112,9 @@ def card(findings: Findings | None, made: Made, model: Any, options: CardOptions
     lines += ["## Data", "", *_data(made), ""]
     lines += ["## How it was made", "", *fenced(made.command, ""), ""]
     settings = ", ".join(f"{k}={v}" for k, v in made.settings.items()) or "none"
-    lines += _table(("", ""), [("seed", str(made.seed)), ("settings that are not the usual ones", settings), ("tokens that were computed", f"{made.tokens:,}"),
+    lines += table(("", ""), [("seed", str(made.seed)), ("settings that are not the usual ones", settings), ("tokens that were computed", f"{made.tokens:,}"),
                              ("seconds", f"{made.seconds:.0f}"), *versions().items()])  # fmt: skip
     return "\n".join(lines) + "\n"
-
-
-def write_card(path: Path, text: str) -> bool:
-    """Write the card, unless a README.md that is not ours is there; says whether it was written.
-
-    Raises:
-        StorageError: it could not be written.
-    """
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        return False
-    write(path, text)
-    return True
 
 
 def _measurements(findings: Findings | None, made: Made) -> list[str]:
@@ -141,7 +123,7 @@ def _measurements(findings: Findings | None, made: Made) -> list[str]:
     metrics, labels = findings.evaluation.metrics, [s.name for s in findings.by_label]
     names = [n for n in metrics if not n.startswith("f1/")] + [f"f1/{n}" for n in labels[:12]]
     rows = [(name, f"{metrics[name]:.4f}", " to ".join(f"{x:.4f}" for x in findings.intervals.get(name, ())) or "not measured") for name in names]
-    lines = [f"On {escaped(made.dev.name)} ({made.dev.rows:,} rows):", "", *_table(("figure", "value", "95 % interval"), rows)]
+    lines = [f"On {escaped(made.dev.name)} ({made.dev.rows:,} rows):", "", *table(("figure", "value", "95 % interval"), rows)]
     if findings.intervals:
         which = " Of the labels the weakest 12 are shown." if len(labels) > 12 else ""
         lines += ["", f"Intervals: percentiles of {findings.resamples:,} bootstrap resamples of these rows.{which}"]
@@ -183,50 +165,4 @@ def _data(made: Made) -> list[str]:
     for what, source in (("training", made.data), ("dev", made.dev)):
         if source is not None:
             rows.append((what, source.name + (f" ({source.how})" if source.how else ""), f"{source.rows:,}", source.sha256))
-    return _table(("", "name", "rows", "sha256"), rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *([escaped(cell) for cell in row] for row in rows)]
-    return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    one = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*\[\]{}#|~]|(?<!\w)_|_(?!\w))", r"\\\1", one)
-
-
-def fenced(code: str, language: str) -> list[str]:
-    """A code block whose fence is longer than any in it."""
-    longest = max((len(run) for run in re.findall("`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return [fence + language, code, fence]
-
-
-def yaml(value: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Plain data as YAML in block style; every scalar is written as JSON, which YAML reads the same."""
-    lines: list[str] = []
-    for key, item in value.items():
-        lines += _under(f"{indent}{key if re.fullmatch(r'[a-z][a-z_0-9-]*', key) else json.dumps(key)}:", item, indent)
-    return lines
-
-
-def _under(head: str, item: Any, indent: str) -> list[str]:
-    if isinstance(item, Mapping):
-        return [head, *yaml(item, indent + "  ")]
-    if not isinstance(item, list):
-        return [f"{head} {_scalar(item)}"]
-    lines = [head]
-    for entry in item:
-        if isinstance(entry, Mapping):
-            first, *rest = yaml(entry, indent + "  ")
-            lines += [f"{indent}- {first.strip()}", *rest]
-        else:
-            lines.append(f"{indent}- {_scalar(entry)}")
-    return lines
-
-
-def _scalar(item: Any) -> str:
-    # a JSON escape of an emoji is two halves to YAML, and YAML holds no unprintable characters
-    return json.dumps("".join(c if c.isprintable() else " " for c in item) if isinstance(item, str) else item, ensure_ascii=False)
+    return table(("", "name", "rows", "sha256"), rows)

@@ -15,8 +15,8 @@ from nabi.data import Table as Rows
 from nabi.evaluation.bootstrap import RESAMPLES
 from nabi.evaluation.comparison import Comparison, Flip, shown
 from nabi.evaluation.findings import Findings, Made, Source, versions
-from nabi.evaluation.page import Tile, cut, render
-from nabi.metrics.sections import Block, Cell, Code, Lines, Section, Table
+from nabi.pages.page import Tile, cut, render
+from nabi.pages.sections import Block, Cell, Code, Lines, Section, Table
 from nabi.tasks import Task
 
 WORST = 15  # rows with the highest loss

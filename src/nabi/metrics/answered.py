@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from nabi.metrics.detail import Array, Intervals, Verdicts
-from nabi.metrics.sections import Bars, Section, Table
+from nabi.pages.sections import Bars, Section, Table
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -16,7 +16,7 @@ import numpy as np
 from nabi.metrics import BINS
 from nabi.metrics.classified import PAIRS, by_label
 from nabi.metrics.detail import Array, Intervals, Verdicts
-from nabi.metrics.sections import Bars, Section, Table
+from nabi.pages.sections import Bars, Section, Table
 
 LEAST = 1e-300  # of a probability, so that it has a logarithm
 

@@ -12,7 +12,7 @@ import numpy as np
 from nabi.metrics import BINS
 from nabi.metrics.calibration import FEW, Calibration, bins, ece, log_softmax, noise
 from nabi.metrics.detail import Array, Intervals, Verdicts
-from nabi.metrics.sections import Block, Matrix, Scatter, Section, Table
+from nabi.pages.sections import Block, Matrix, Scatter, Section, Table
 
 FOLD = 12  # labels beyond which a table by label is folded and a confusion matrix has no numbers
 PAIRS = 15  # confused pairs that are listed

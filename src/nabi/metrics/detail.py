@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from nabi.metrics.sections import Section
+from nabi.pages.sections import Section
 
 Array = np.ndarray[Any, Any]
 Intervals = Mapping[str, tuple[float, float]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nabi.metrics.detail import Array, Intervals, Verdicts
-from nabi.metrics.sections import Bars, Scatter, Section, Table
+from nabi.pages.sections import Bars, Scatter, Section, Table
 
 POINTS = 1500  # of a scatter
 EDGES = 21  # of the histogram of residuals

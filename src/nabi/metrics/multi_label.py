@@ -11,7 +11,7 @@ import numpy as np
 from nabi.metrics.calibration import bins, ece
 from nabi.metrics.classified import by_label
 from nabi.metrics.detail import Array, Intervals, Verdicts
-from nabi.metrics.sections import Block, Scatter, Section, Table
+from nabi.pages.sections import Block, Scatter, Section, Table
 
 
 class MultiLabelled:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nabi.metrics.detail import Array, Intervals, Verdicts
-from nabi.metrics.sections import Section, Table
+from nabi.pages.sections import Section, Table
 
 OUTSIDE = "O"
 Entity = tuple[str, int, int]  # type, start, end; the end is not in it

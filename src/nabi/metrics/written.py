@@ -11,7 +11,7 @@ import numpy as np
 
 from nabi.metrics.detail import Array, Intervals, Verdicts
 from nabi.metrics.generated import ORDER, ROUGE, Tokens, TranslationCounts, language, rouge, splitter
-from nabi.metrics.sections import Bars, Section, Table
+from nabi.pages.sections import Bars, Section, Table
 
 BINS = 20  # of a histogram
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nabi.metrics.sections import Bars, Lines, Matrix, Scatter
+from nabi.pages.sections import Bars, Lines, Matrix, Scatter
 
 WIDTH, HEIGHT = 460, 260
 SQUARE = 440  # height of a chart whose axes are the same
@@ -118,7 +118,7 @@ def scatter(chart: Scatter) -> str:
 
 def bars(chart: Bars) -> str:
     """A histogram."""
-    frame = Frame(chart.title, chart.x, "rows", (chart.edges[0], chart.edges[-1]), _rounded((0, max(chart.counts))))
+    frame = Frame(chart.title, chart.x, chart.y, (chart.edges[0], chart.edges[-1]), _rounded((0, max(chart.counts))))
     for low, high, count in zip(chart.edges[:-1], chart.edges[1:], chart.counts, strict=True):
         x, top = frame.x(low), frame.y(count)
         frame.add('<rect class="bar" x="{}" y="{}" width="{}" height="{}"/>', x, top, round(max(0.5, frame.x(high) - x - 1), 1), round(frame.y(0) - top, 1))

@@ -12,9 +12,9 @@ from typing import Any
 
 import jinja2
 
-from nabi.evaluation import svg
 from nabi.files import whole
-from nabi.metrics.sections import Bars, Block, Code, Lines, Matrix, Scatter, Section, Table
+from nabi.pages import svg
+from nabi.pages.sections import Bars, Block, Code, Lines, Matrix, Scatter, Section, Table
 
 TEXT = 320  # characters of a row's text that are shown
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # what no page can hold; tabs and line ends stay
@@ -40,7 +40,7 @@ def render(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[Sect
     """
     engine = jinja2.Environment(autoescape=True, finalize=_clean, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     engine.filters |= {"number": number, "draw": _draw, "legend": _legend, "grouped": _grouped, "numeric": _numeric}
-    template = engine.from_string(resources.files("nabi.evaluation").joinpath("page.html").read_text(encoding="utf-8"))
+    template = engine.from_string(resources.files("nabi.pages").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(title=title, lead=lead, tiles=tiles, sections=sections)
 
 

@@ -90,12 +90,14 @@ class Bars:
         title: what is drawn.
         x: what is counted.
         edges: (B+1,) of the bins; counts: (B,).
+        y: what is counted up.
     """
 
     title: str
     x: str
     edges: Sequence[float]
     counts: Sequence[int]
+    y: str = "rows"
 
 
 @dataclass(frozen=True)
