@@ -62,6 +62,7 @@ def train(
     from nabi.text.measuring import measure, page
     from nabi.text.retraining import retrained
     from nabi.text.training import TokenizerSettings, trained
+    from nabi.weights.sources import resolve
 
     folder = Path(out)
     _check_empty(folder)
@@ -92,7 +93,7 @@ def train(
         else:
             if kind is not None:
                 raise OptionError("--kind and --base exclude each other", value=f"{kind}, {base}", fix="leave --kind out")
-            made, fed = retrained(Tokenizer.load(Path(base)), read, vocab_size, memory, None, None, given)
+            made, fed = retrained(Tokenizer.load(resolve(base, weights=False)), read, vocab_size, memory, None, None, given)
             facts = {"base": base, "vocab_size": vocab_size, **given}
     seconds = time.perf_counter() - began
     told = [str(warning.message) for warning in caught]
@@ -124,8 +125,9 @@ def show(model: str, text: str, as_json: bool) -> None:
     """Show how the tokenizer of MODEL makes ids of TEXT: normalised, split, cut, and put between special tokens."""
     from nabi.text import Tokenizer
     from nabi.text.replay import readable, replay
+    from nabi.weights.sources import resolve
 
-    found = replay(Tokenizer.load(Path(model)), text)
+    found = replay(Tokenizer.load(resolve(model, weights=False)), text)
     if as_json:
         click.echo(json.dumps(found.facts(), ensure_ascii=False))
         return
