@@ -56,7 +56,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_slurm_gives_the_bytes_of_the_local_executor(slurm: Path, tmp_path: Path) -> None:
-    files = tree(tmp_path / "files", 16)
+    files = tree(tmp_path / "files", 3)
     small: dict[str, Any] = {"exact": False, "near": None, "shard": 1 << 20}  # every job costs seconds
     about = Slurm(partition="cpu", time="01:00:00", setup="export NABI_SETUP=done", options={"account": "mine"}, poll=0.01)
     built(recipe(files, **small), tmp_path / "local")
@@ -71,7 +71,7 @@ def test_slurm_gives_the_bytes_of_the_local_executor(slurm: Path, tmp_path: Path
 
 
 def test_an_error_on_a_node_is_told_here(slurm: Path, tmp_path: Path) -> None:
-    files = tree(tmp_path / "files", 16)
+    files = tree(tmp_path / "files", 3)
     wanted = recipe(files, executor="slurm", slurm=Slurm(partition="cpu", poll=0.01))
     (slurm / "launch_pickled_pipeline").write_text("#!/bin/bash\nexit 1\n")
     with pytest.raises(WorkError, match=r"read: \d+ tasks were not done, the first is 0\. What the machines said is in .*logs/read"):

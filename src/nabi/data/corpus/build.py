@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nabi import __version__
 from nabi.config import from_dict, to_dict
 from nabi.data.corpus.duplicates import LEFTOVERS, dropped_path
 from nabi.data.corpus.executors import Executor, Local
@@ -24,7 +23,7 @@ from nabi.data.corpus.packed import zstandard
 from nabi.data.corpus.recipe import Recipe, located
 from nabi.data.corpus.sources import open_origin
 from nabi.data.corpus.stages import Stage, stages
-from nabi.data.corpus.work import DRAFT, MANIFEST, Work, check_listing, make_folder, make_plan, write_json
+from nabi.data.corpus.work import DRAFT, MANIFEST, VERSION, Work, check_listing, make_folder, make_plan, write_json
 from nabi.data.corpus.worker import peak
 from nabi.errors import OptionError, StorageError, UserError
 from nabi.progress import Telling, clock
@@ -152,7 +151,7 @@ def _fit(work: Work) -> None:
 
 
 def _write_recipe(work: Work, recipe: Recipe) -> None:
-    write_json(work.folder / "recipe.json", to_dict(located(recipe)) | {"given": to_dict(recipe), "nabi": __version__})
+    write_json(work.folder / "recipe.json", to_dict(located(recipe)) | {"given": to_dict(recipe), "nabi": VERSION})
 
 
 def _compare(wanted: dict[str, Any], begun: dict[str, Any], out: Path) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-import nabi
 from nabi import errors
 from nabi.data.corpus.stages import Stage
 from nabi.data.corpus.work import Work
@@ -106,7 +105,7 @@ class _Worker:
     """One process and the task that it was given last."""
 
     def __init__(self, out: Path) -> None:
-        source = str(Path(nabi.__file__).parents[1])
+        source = str(Path(__file__).parents[3])
         paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "nabi.data.corpus.worker", str(out)]

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from nabi import __version__
 from nabi.config import to_dict
 from nabi.data.corpus import writing
 from nabi.data.corpus.counts import StepCount, Tally, add_trouble, tally
@@ -22,7 +21,7 @@ from nabi.data.corpus.documents import Trouble
 from nabi.data.corpus.duplicates import EXACT, NEAR, dropped, summary
 from nabi.data.corpus.marks import ShardReader
 from nabi.data.corpus.recipe import HOW
-from nabi.data.corpus.work import MANIFEST, Work
+from nabi.data.corpus.work import MANIFEST, VERSION, Work
 from nabi.errors import DataError
 
 FORMAT = 1
@@ -77,7 +76,7 @@ def gather(work: Work) -> dict[str, Any]:
         "files": shards,
         "input": {"tasks": work.plan.tasks, "units": work.plan.units, "bytes": work.plan.size, "digest": work.plan.digest},
         "recipe": {name: value for name, value in to_dict(work.given).items() if name not in HOW},
-        "versions": {"nabi": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {"nabi": VERSION, "python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     }
 
 

@@ -20,6 +20,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from nabi import __version__
 from nabi.config import from_dict
 from nabi.data.corpus.cleaning import open_steps
 from nabi.data.corpus.documents import Step, Unit
@@ -39,6 +39,7 @@ from nabi.errors import DataError, OptionError, StorageError
 from nabi.files import whole
 
 MANIFEST = "manifest.json"
+VERSION: str = sys.modules[__name__.partition(".")[0]].__version__
 DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")  # as ``files.whole`` names them
 MOST_UNITS = 20_000  # in a task, however small they are
 
@@ -89,9 +90,9 @@ class Work:
         """With absolute paths."""
         found = self._json(self.folder / "recipe.json")
         del found["given"]
-        if (version := found.pop("nabi", None)) != __version__:
+        if (version := found.pop("nabi", None)) != VERSION:
             fix = "build in another folder, or use that version"
-            raise OptionError("another version of nabi began this build", value=version, expected=__version__, fix=fix)
+            raise OptionError("another version of nabi began this build", value=version, expected=VERSION, fix=fix)
         return from_dict(Recipe, found, "the recipe of the build")
 
     @cached_property
