@@ -15,6 +15,7 @@ from data.corpus.builds import built, content, rows, text_of
 from nabi.data.corpus.card import metadata, write_corpus_card
 from nabi.data.corpus.cleaning import Cleaning
 from nabi.data.corpus.documents import Origin
+from nabi.data.corpus.languages import Languages
 from nabi.data.corpus.licences import Licences
 from nabi.data.corpus.manifest import read_manifest
 from nabi.data.corpus.minhash import Near
@@ -143,3 +144,11 @@ def test_a_card_of_ones_own_is_never_replaced(corpus: Path) -> None:
     assert not write_corpus_card(corpus) and (corpus / "README.md").read_text() == "mine"
     (corpus / "README.md").unlink()
 
+
+
+def test_a_corpus_of_which_nothing_is_left_is_told_so(tmp_path: Path) -> None:
+    fill(tmp_path / "files")
+    manifest = built(Recipe((Origin(str(tmp_path / "files" / "code")),), Cleaning(languages=Languages(keep=("ko",))), workers=1), tmp_path / "out")
+    assert manifest["documents"] == {"in": 16, "dropped by steps": 16, "exact duplicates": 0, "near duplicates": 0, "out": 0}
+    assert manifest["splits"] == {} and manifest["files"] == [] and rows(tmp_path / "out") == []
+    assert write_corpus_card(tmp_path / "out") and "A corpus of 0 documents" in (tmp_path / "out" / "README.md").read_text()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nabi.config import from_dict, to_dict
+from nabi.data.corpus.cleaning import open_steps
 from nabi.data.corpus.duplicates import LEFTOVERS, dropped_path
 from nabi.data.corpus.executors import Executor, Local
 from nabi.data.corpus.manifest import gather, read_manifest
@@ -126,7 +127,7 @@ def _begin(work: Work, recipe: Recipe | None, telling: Telling) -> Work:
         raise OptionError("there is no build to go on with in this folder", value=str(work.out), fix="give a recipe or sources")
     for origin in work.recipe.sources:
         open_origin(origin)  # its errors are better told before any work
-    _ = work.steps
+    open_steps(work.recipe.cleaning)
     for draft in work.drafts():
         draft.unlink(missing_ok=True)
     if work.planned:

@@ -153,5 +153,5 @@ def _search(work: Work) -> dict[str, Any]:
 
 def _path(work: Work, shard: int, row: int) -> str:
     with ShardReader(work.docs, shard) as reader:
-        path: str = json.loads(reader.line(row))["path"]
-    return path
+        found: dict[str, str] = json.loads(reader.line(row))
+    return found.get("where", found["path"])

@@ -110,10 +110,14 @@ def lines(path: Path) -> Iterator[bytes]:
 def row_of(document: Document) -> bytes:
     """A document as a line without its end: its text, its path, its facts.
 
+    The path is the document's own, if its source knows one (a row's column, a name inside an archive); then ``where`` says where it was found.
+
     Raises:
         UnicodeEncodeError: its text holds half of a surrogate pair, which no UTF-8 can.
     """
-    row: dict[str, Any] = {"text": document.text, "path": _clean(document.path)}
+    row: dict[str, Any] = {"text": document.text, "path": _clean(document.facts.get("path") or document.path)}
+    if (where := _clean(document.path)) != row["path"]:
+        row["where"] = where
     for name, value in sorted(document.facts.items()):
         if name not in row:
             row[_clean(name)] = _clean(value)

@@ -109,7 +109,7 @@ class Stats:
         if split:
             tally(self.splits, split, 1, size)
         for name, table in self.tables.items():
-            tally(table, extension(document.path) if name == "extension" else document.facts.get(name, ""), 1, size)
+            tally(table, extension(document.facts.get("path") or document.path) if name == "extension" else document.facts.get(name, ""), 1, size)
 
     def facts(self, most: int = 200) -> dict[str, Any]:
         """As plain data; of each table the most frequent names."""
