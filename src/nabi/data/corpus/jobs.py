@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nabi.data.corpus.marks import shard_head
 from nabi.data.corpus.minhash import Near
 from nabi.errors import OptionError
+from nabi.files import whole
 
 BASE = 128 << 20  # bytes of a process before any array that grows: the interpreter, numpy, a block, one document
 LEAST = 32 << 20  # bytes for arrays that any job must have
@@ -46,13 +47,19 @@ class Job:
         return self.memory - BASE
 
     def starts(self) -> NDArray[np.int64]:
-        """The number of each shard's first document, and of all documents at the end (shards + 1,)."""
-        heads = [shard_head(self.folder, shard) for shard in range(self.shards)]
+        """The number of each shard's first document, and of all documents at the end (shards + 1,); asked of the shards once, for tasks are as many as they."""
         bands = self.near.bands if self.near else 0
+        kept = self.path("starts", bands)
+        if kept.exists():
+            return np.fromfile(kept, np.int64)
+        heads = [shard_head(self.folder, shard) for shard in range(self.shards)]
         for shard, head in enumerate(heads):
             if head[1] != bands:
                 raise OptionError(f"band keys of shard {shard}", value=head[1], expected=f"{bands}, as the job has it", fix="build it anew")
-        return np.cumsum([0, *(head[0] for head in heads)])
+        starts = np.cumsum([0, *(head[0] for head in heads)], dtype=np.int64)
+        with whole(kept) as draft:
+            starts.tofile(draft)
+        return starts
 
 
 @dataclass(frozen=True)
