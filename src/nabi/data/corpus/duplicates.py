@@ -96,7 +96,8 @@ def _checked(job: Job) -> int:
 
 
 # what may be deleted in the job's folder once the summary is taken: all but the documents, the marks and the results
-LEFTOVERS = (*(f"{name}-*.bin" for name in ("starts", "digests", "same", "equal", "keys", "buckets", "tasks", "dealt", "near")), "visited-*.json", "clusters.json")
+_NAMES = ("starts", "digests", "same", "equal", "keys", "buckets", "tasks", "dealt", "near")
+LEFTOVERS = (*(f"{name}-*.bin" for name in _NAMES), "visited-*.json", "clusters.json")
 
 STAGES: tuple[Stage, ...] = (
     Stage("digests", _checked, exact.sort_digests, lambda job, i: job.path("digests", i)),
