@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 import pytest
 
 from nabi.cli import main
-from nabi.data.textfiles import Texts
-from nabi.errors import DataError
 from nabi.text import Tokenizer
 
 
@@ -89,49 +86,3 @@ def test_a_folder_that_holds_a_tokenizer_is_left_alone(table: Path, tmp_path: Pa
     (tmp_path / "vocab.txt").write_text("mine")
     assert run("train", "--data", str(table), "--out", str(tmp_path)) == 2
     assert "holds a tokenizer" in capsys.readouterr().err and (tmp_path / "vocab.txt").read_text() == "mine"
-
-
-def test_all_kinds_of_files_give_the_same_texts_again_and_again(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import zstandard
-
-    texts = ["나비, \"x\"", "b\nc", "  d"]
-    lines = "".join(json.dumps({"id": 1, "content": text}) + "\n" for text in texts).encode()
-    (tmp_path / "a.jsonl").write_bytes(lines)
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
-    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines[:50]) + zstandard.compress(lines[50:]))
-    quoted = "id,content\n" + "".join('1,"{}"\n'.format(text.replace('"', '""')) for text in texts)
-    (tmp_path / "a.csv").write_text(quoted, encoding="utf-8")
-    pq.write_table(pa.table({"content": texts}), tmp_path / "a.parquet")
-    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.parquet"):
-        source = Texts([tmp_path / name])
-        assert list(source()) == list(source()) == texts, name
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for name in ("train-00000.jsonl.zst", "train-00001.jsonl.zst", "dev-00000.jsonl.zst"):
-        (corpus / name).write_bytes(zstandard.compress(json.dumps({"text": name}).encode()))
-
-    assert list(Texts([corpus])()) == ["train-00000.jsonl.zst", "train-00001.jsonl.zst"]
-    large = "".join(f"word{i} and\n  more " for i in range(150_000))
-    (tmp_path / "large.txt").write_text(large, encoding="utf-8")
-    pieces = list(Texts([tmp_path / "large.txt"])())
-    assert len(pieces) > 2 and "".join(pieces) == large
-
-
-def test_broken_files_are_named(tmp_path: Path) -> None:
-    import zstandard
-
-    cases = {
-        "a.jsonl": (b'{"text": "a"}\n{"text": ', "a.jsonl, line 2: not JSON"),
-        "b.jsonl": (b'{"text": 3}\n', "b.jsonl, line 1: the text is a number"),
-        "c.txt": (b"\xff\xfe", "c.txt: not UTF-8"),
-        "d.jsonl.zst": (zstandard.compress(b'{"text": "a"}\n' * 99)[:-9], "d.jsonl.zst: .*cut off"),
-        "e.parquet": (b"PAR1", "e.parquet: not a Parquet file"),
-        "f.csv": (b"id,label\n1,2\n", "no column 'text'"),
-        "g.exe": (b"MZ", "unknown file ending"),
-    }
-    for name, (data, words) in cases.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(DataError, match=words):
-            list(Texts([tmp_path / name])())

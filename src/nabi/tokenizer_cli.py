@@ -56,7 +56,7 @@ def train(
 ) -> None:
     """Train a tokenizer on texts, and report what it does to texts that were put aside."""
     from nabi.config import from_dict, parsed, to_dict
-    from nabi.data.textfiles import Texts
+    from nabi.data.texts import open_files
     from nabi.text import Tokenizer
     from nabi.text.feeding import size_of
     from nabi.text.measuring import measure, page
@@ -74,14 +74,12 @@ def train(
         given[name] = parsed(text)
     size_of(memory)
     column = _column(columns)
-    source = Texts(data, column)
+    source = open_files(data, column)
     held: list[str] = []
     share = _share(dev)
-    read: Any = source
+    read = _Aside(source, share or 0.0, held)
     if share is None:
-        held = _first(Texts([str(dev)], column)())
-    elif share:
-        read = _Aside(source, share, held)
+        held = _first(open_files([str(dev)], column))
     began = time.perf_counter()
     facts: dict[str, Any]
     with warnings.catch_warnings(record=True) as caught:
@@ -160,8 +158,8 @@ class _Aside:
         from hashlib import blake2b
 
         size = 0
-        for text in self._texts():
-            if int.from_bytes(blake2b(text.encode("utf-8"), digest_size=4).digest(), "little") >= self._below:
+        for _, text in self._texts:
+            if not self._below or int.from_bytes(blake2b(text.encode("utf-8"), digest_size=4).digest(), "little") >= self._below:
                 yield text
             elif not self._filled and size < MEASURED:
                 self._held.append(text)
@@ -172,7 +170,7 @@ class _Aside:
 def _first(texts: Any) -> list[str]:
     held: list[str] = []
     size = 0
-    for text in texts:
+    for _, text in texts:
         held.append(text)
         size += len(text)
         if size > MEASURED:

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import zstandard
 
-from nabi.data import read_table, texts
+from nabi.data import read_table, stream_table
 from nabi.data.sharding import write_shards
 from nabi.data.shards import MANIFEST, UNFINISHED, TokenShards, is_shards
 from nabi.errors import DataError, OptionError, StorageError, TokenizerError, UserError
@@ -174,6 +174,7 @@ def test_every_source_gives_the_same_ids(words: Tokenizer, shards: TokenShards, 
     sources: list[tuple[Any, dict[str, Any]]] = [
         (corpus, {}), (tmp_path / "a.jsonl", {}), (str(tmp_path / "b.jsonl.gz"), {"column": "content"}), (tmp_path / "c.json", {}), (frame, {}),
         (read_table(tmp_path / "a.jsonl"), {}), (({"text": text} for text in DOCUMENTS), {"corpus": "rows"}),
+        (lambda: iter(DOCUMENTS), {"corpus": "function"}), (stream_table(frame), {"corpus": "stream"}),
     ]  # fmt: skip
     found = [write_shards(source, words, tmp_path / "out", file_tokens=5000, **how) for source, how in sources]
     # the file and the table read from it are told by different hashes; all the others are different corpora as well
@@ -201,31 +202,31 @@ def _lines(data: bytes, name: str = "a.jsonl") -> Callable[[Path], Path]:
 ZST = zstandard.ZstdCompressor().compress(lines(some(50)))
 BAD_SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder without a corpus": (_corpus(b"", "a.txt"), "this folder holds no corpus.*train-"),
-    "a packed file cut off": (_corpus(ZST[:-9]), r"train-0.jsonl.zst: the packed data is cut off"),
-    "a packed file damaged": (_corpus(ZST[:40] + b"\xff" * 40 + ZST[80:]), r"the packed data is (damaged|cut off)"),
-    "gzip cut off": (_lines(gzip.compress(lines(DOCUMENTS))[:-5], "a.jsonl.gz"), "a.jsonl.gz: the packed data is cut off"),
-    "gzip damaged": (_lines(gzip.compress(lines(DOCUMENTS))[:-8] + b"12345678", "a.jsonl.gz"), "the packed data is damaged"),
+    "a packed file cut off": (_corpus(ZST[:-9]), r"train-0.jsonl.zst: the zstd data is cut off"),
+    "a packed file damaged": (_corpus(ZST[:40] + b"\xff" * 40 + ZST[80:]), r"the zstd data is (damaged|cut off)"),
+    "gzip cut off": (_lines(gzip.compress(lines(DOCUMENTS))[:-5], "a.jsonl.gz"), "a.jsonl.gz: the gzip data is cut off"),
+    "gzip damaged": (_lines(gzip.compress(lines(DOCUMENTS))[:-8] + b"12345678", "a.jsonl.gz"), "the gzip data is damaged"),
     "not gzip": (_lines(lines(["a"]), "a.jsonl.gz"), "not a gzip file, although its name ends in .gz"),
     "no JSON": (_lines(lines(["a"]) + b"{'text': 1}\n"), "a.jsonl, line 2: not JSON"),
-    "JSON without end": (_lines(b'{"text": ' + b"[" * 100_000), "a.jsonl, line 1: not JSON"),
-    "no object": (_lines(lines(["a"]) + b"\n[1]\n"), "a.jsonl, line 3: no JSON object"),
+    "JSON without end": (_lines(b'{"text": ' + b"[" * 100_000), "a.jsonl, line 1: JSON that can't be held"),
+    "no object": (_lines(lines(["a"]) + b"\n[1]\n"), "a.jsonl, line 3: not a JSON object"),
     "not UTF-8": (_lines('{"text": "나"}\n'.encode("cp949")), "a.jsonl, line 1: not UTF-8"),
     "no such column": (_lines(lines(["a"], "content")), r"line 1: no column 'text': .*content, path.*column="),
     "no text": (_lines(b'{"text": 3}\n'), "line 1: the text is a number"),
     "half a character": (_lines(b'{"text": "a"}\n{"text": "\\ud83d"}\n'), "line 2: half of a surrogate pair"),
-    "a line too long": (_lines(b'{"text": "' + b"a" * 3_000_000 + b'"}\n'), "line 1: the line is too long"),
+    "a line too long": (_lines(b'{"text": "' + b"a" * 3_000_000 + b'"}\n'), "line 1: longer than 1 MB"),
     "nothing": (_lines(b""), "there is no text to write"),
     "nothing with a token": (_lines(lines(["", ""])), "there is no text to write.*2 documents"),
     "no file": (lambda folder: folder / "b.jsonl", "no such file"),
     "a number": (lambda folder: 3, "no source of texts"),
-    "rows that are none": (lambda folder: [1, 2], "row 1: neither a text nor a row"),
+    "rows that are none": (lambda folder: [1, 2], "list, row 1: not a dict with string keys"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_SOURCES)
 def test_a_source_that_can_t_be_read_is_refused(case: str, words: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, message = BAD_SOURCES[case]
-    monkeypatch.setattr(texts, "LONGEST", 2_000_000)
+    monkeypatch.setattr("nabi.data.lines.LONGEST", 2_000_000)
     (tmp_path / "in").mkdir()
     with pytest.raises(DataError, match=message):
         write_shards(made(tmp_path / "in"), words, tmp_path / "out", corpus="x")

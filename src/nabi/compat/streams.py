@@ -6,17 +6,15 @@ buffer is lost where a run stops; ``nabi.data.order`` and ``nabi.data.shards`` h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from nabi.data.texts import rows_of_lines
+from nabi.data.streams import Stream, stream_files
 from nabi.errors import DataError, OptionError, nearest
 
 _ENDINGS = tuple(ending + packed for ending in (".jsonl", ".json") for packed in ("", ".gz", ".zst"))
@@ -26,14 +24,14 @@ class RowStream(IterableDataset[dict[str, Any]]):
     """Rows that are read one after another, again for each pass.
 
     Args:
-        begin: starts a pass.
+        stream: the rows.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[dict[str, Any]]]) -> None:
-        self._begin = begin
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._begin()
+        return iter(self._stream)
 
     def shuffle(self, seed: int | None = None, *, buffer_size: int = 1000) -> RowStream:
         """These rows, each drawn from a buffer of the next ones.
@@ -45,26 +43,15 @@ class RowStream(IterableDataset[dict[str, Any]]):
         Raises:
             OptionError: a buffer of no rows.
         """
-        if buffer_size < 1:
-            raise OptionError("a buffer must hold a row", value=buffer_size, expected="1 or more")
-        return RowStream(lambda: _shuffled(self._begin(), np.random.default_rng(seed or 0), buffer_size))
+        return RowStream(self._stream.shuffle(buffer_size, seed or 0))
 
     def take(self, n: int) -> RowStream:
         """The first ``n`` rows."""
-        return RowStream(lambda: islice(self._begin(), n))
+        return RowStream(self._stream.take(n))
 
     def skip(self, n: int) -> RowStream:
         """The rows behind the first ``n``."""
-        return RowStream(lambda: islice(self._begin(), n, None))
-
-
-def _shuffled(rows: Iterator[dict[str, Any]], dice: np.random.Generator, size: int) -> Iterator[dict[str, Any]]:
-    held = list(islice(rows, size))
-    for row in rows:
-        place = int(dice.integers(size))
-        yield held[place]
-        held[place] = row
-    yield from (held[i] for i in dice.permutation(len(held)).tolist())
+        return RowStream(self._stream.skip(n))
 
 
 def load_dataset(path: str | Path, *, split: str | None = None, data_files: Any = None, streaming: bool = False) -> RowStream:
@@ -97,7 +84,7 @@ def load_dataset(path: str | Path, *, split: str | None = None, data_files: Any 
     if missing := [str(file) for file in files if not file.is_file()] or ([] if files else [f"{folder}/*.jsonl"]):
         near = nearest(folder.name, [other.name for other in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
         raise DataError("there are no such files of JSON lines", value=", ".join(missing), expected="local files; nothing is fetched", fix=near)
-    return RowStream(lambda: (row for file in files for _, row in rows_of_lines(file)))
+    return RowStream(stream_files(files, folder.name, ".jsonl"))
 
 
 class ConstantLengthDataset(IterableDataset[Tensor]):

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -74,10 +74,10 @@ def open_file(path: Path, large: int | None = None) -> Opened:
     """
     large, name = LARGE if large is None else large, path.name or str(path)
     ending, packing = kind_of(path)
-    with _reading(path), unpacked(path) as file:
+    with reading(path), unpacked(path) as file:
         data = file.read(large + 1) if ending in IN_PLACE and path.is_file() else file.read()
     if len(data) > large and ending in IN_PLACE and path.is_file():
-        with _reading(path):
+        with reading(path):
             return _in_place(path, ending, packing, name)
     if not data.removeprefix(b"\xef\xbb\xbf").strip():
         raise DataError(f"{name}: the file is empty", value=str(path), expected="at least one row", fix="fetch or write it again")
@@ -89,41 +89,51 @@ def open_file(path: Path, large: int | None = None) -> Opened:
     return opened
 
 
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one file, one after the other in constant memory; what can't be read so (.json, NumPy) is read whole.
+def rows_of(path: Path, ending: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of one file, one after the other in constant memory; what can't be read so (.json, NumPy) is read whole.
+
+    Args:
+        path: the file.
+        ending: what is in it, if its name does not say so.
 
     Raises:
         DataError: a row can't be read; those before it were given.
     """
-    name, (ending, _) = path.name, kind_of(path)
+    name, ending = path.name, ending or kind_of(path)[0]
     if ending not in IN_PLACE:
-        yield from open_file(path).rows
+        opened = open_file(path)
+        yield from ((f"{name}, {opened.unit} {number}", row) for number, row in zip(opened.numbers, opened.rows, strict=True))
         return
-    with _reading(path), unpacked(path) as file:
+    with reading(path), unpacked(path) as file:
         if ending in lines.ENDINGS:
             for found in lines.rows(file, ending, name):
-                yield found.row
+                yield f"{name}, line {found.number}", found.row
             return
         with contextlib.ExitStack() as stack:
             if kind_of(path)[1]:
                 file = stack.enter_context(_spooled(file, name))
-            for batch in columns.arrow_batches(file, name, parquet=ending == ".parquet", rows=1024):
-                yield from batch.to_pylist()
+            batches = columns.arrow_batches(file, name, parquet=ending == ".parquet", rows=256)
+            for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+                yield f"{name}, row {number}", row
 
 
-def can_be_read(path: Path) -> None:
+def can_be_read(path: Path, endings: Collection[str] = PARSERS) -> None:
     """Look whether a file is there and of a known kind, before it is read.
 
     Raises:
         DataError: it is not.
     """
-    with _reading(path), unpacked(path):
+    with reading(path), unpacked(path, endings):
         pass
 
 
 @contextlib.contextmanager
-def unpacked(path: Path) -> Iterator[IO[bytes]]:
+def unpacked(path: Path, endings: Collection[str] = PARSERS) -> Iterator[IO[bytes]]:
     """The unpacked bytes of a file, to be read from the beginning.
+
+    Args:
+        path: the file.
+        endings: those that are known.
 
     Raises:
         DataError: a folder or an unknown ending.
@@ -131,9 +141,9 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
     name, (ending, packing) = path.name or str(path), kind_of(path)
     if path.is_dir():
         raise DataError(f"{name}: a folder, not a file", value=str(path), expected="one data file", fix=listed(path))
-    if path.exists() and ending not in PARSERS:
+    if path.exists() and ending not in endings:
         raise DataError(f"{name}: unknown file ending", value=ending, fix="convert the file, or rename it to what it holds",
-                        expected=f"{', '.join(PARSERS)}, any of them also with .gz or .zst")  # fmt: skip
+                        expected=f"{', '.join(endings)}, any of them also with .gz or .zst")  # fmt: skip
     file = path.open("rb")
     with io.BufferedReader(Unpacked(file, packing, name)) if packing else file as found:
         yield found
@@ -150,7 +160,12 @@ def listed(folder: Path, near: str = "") -> str:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Turns what opening and reading a file raise into an error that names it.
+
+    Raises:
+        DataError: there is no such file, or it can't be read.
+    """
     name = path.name or str(path)
     try:
         yield

@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -138,7 +138,7 @@ def _begun(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def _write(folder: Path, manifest: Manifest, texts: Texts, tokenizer: Tokenizer, longest: int, say: Callable[[str], None]) -> None:
-    documents = _encoded(texts.read(), longest)
+    documents = _encoded(texts, longest)
     for number, file in enumerate(manifest.files):
         _read_over(documents, file, folder / names(number)[0])
     draft: _Draft | None = None
@@ -164,7 +164,7 @@ def _write(folder: Path, manifest: Manifest, texts: Texts, tokenizer: Tokenizer,
         path.write_text(dataclasses.replace(manifest, empty=empty).written(), encoding="utf-8")
 
 
-def _encoded(texts: Iterator[tuple[str, str]], longest: int) -> Iterator[tuple[str, bytes]]:
+def _encoded(texts: Iterable[tuple[str, str]], longest: int) -> Iterator[tuple[str, bytes]]:
     """(text, its UTF-8) of each document."""
     for where, text in texts:
         if len(text) > longest:

@@ -21,22 +21,29 @@ from nabi.errors import DataError, OptionError, StorageError
 HELD = 1 << 25  # bytes of text of a stream's rows from which they are written to disk
 
 
+Placed = tuple[str, dict[str, Any]]  # where a row begins, such as "file.csv, line 17", and the row
+
+
 class Stream(Iterable[dict[str, Any]]):
     """Rows one after the other; see :func:`stream_table`.
 
     Args:
-        begin: gives an iterator over the rows, each time it is called.
+        begin: gives an iterator over (where, row), each time it is called.
         name: the file's name, or the kind of thing in memory.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[dict[str, Any]]], name: str) -> None:
+    def __init__(self, begin: Callable[[], Iterator[Placed]], name: str) -> None:
         self._begin, self.name = begin, name
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._begin()
+        return (row for _, row in self._begin())
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r})"
+
+    def placed(self) -> Iterator[Placed]:
+        """(where, row) of each row: its place in its source, whatever the order."""
+        return self._begin()
 
     def shuffle(self, buffer_size: int = 1000, seed: int = 0) -> Stream:
         """The rows in another order, the same for each ``seed``: of ``buffer_size`` rows that are held, a random one is given and the next takes its place.
@@ -47,8 +54,8 @@ class Stream(Iterable[dict[str, Any]]):
         if buffer_size < 1:
             raise OptionError("the buffer is too small", value=buffer_size, expected="1 row or more")
 
-        def mixed() -> Iterator[dict[str, Any]]:
-            chance, held, rows = random.Random(seed), list[dict[str, Any]](), iter(self)
+        def mixed() -> Iterator[Placed]:
+            chance, held, rows = random.Random(seed), list[Placed](), self._begin()
             held.extend(itertools.islice(rows, buffer_size))
             for row in rows:
                 place = chance.randrange(len(held))
@@ -61,30 +68,31 @@ class Stream(Iterable[dict[str, Any]]):
 
     def take(self, count: int) -> Stream:
         """The first rows."""
-        return Stream(lambda: itertools.islice(iter(self), count), self.name)
+        return Stream(lambda: itertools.islice(self._begin(), count), self.name)
 
     def skip(self, count: int) -> Stream:
         """All but the first rows."""
-        return Stream(lambda: itertools.islice(iter(self), count, None), self.name)
+        return Stream(lambda: itertools.islice(self._begin(), count, None), self.name)
 
     def map(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Stream:
         """What ``change`` makes of each row."""
-        return Stream(lambda: map(change, iter(self)), self.name)
+        return Stream(lambda: ((where, change(row)) for where, row in self._begin()), self.name)
 
 
-def checked(source: Iterable[Any], name: str) -> Iterator[dict[str, Any]]:
-    """The rows of an iterable, each looked at.
+def checked(source: Iterable[Any], name: str) -> Iterator[Placed]:
+    """(where, row) of an iterable, each looked at.
 
     Raises:
         DataError: one is no dict with string keys, or holds half of a surrogate pair.
     """
     for number, item in enumerate(source, 1):
+        where = f"{name}, row {number}"
         if not isinstance(item, Mapping) or not all(isinstance(k, str) for k in item):
-            raise DataError(f"{name}, row {number}: not a dict with string keys", value=item,
+            raise DataError(f"{where}: not a dict with string keys", value=item,
                             expected='{"column": value, ...}', fix="give each value its column's name")  # fmt: skip
         row = dict(item)
-        whole_characters(row, f"{name}, row {number}")
-        yield row
+        whole_characters(row, where)
+        yield where, row
 
 
 def collected(source: Iterable[Any], name: str) -> tuple[Sequence[dict[str, Any]], int]:
@@ -94,7 +102,7 @@ def collected(source: Iterable[Any], name: str) -> tuple[Sequence[dict[str, Any]
         DataError: as for :func:`checked`, or a row of a long stream holds what can't be written.
         StorageError: the disk is full.
     """
-    rows, held, size, given = list[dict[str, Any]](), isinstance(source, Sequence), 0, checked(source, name)
+    rows, held, size, given = list[dict[str, Any]](), isinstance(source, Sequence), 0, (row for _, row in checked(source, name))
     for row in given:
         rows.append(row)
         size += 0 if held else sum(map(_size, row.values()))
@@ -145,33 +153,47 @@ def stream_table(source: Any, columns: Mapping[str, str] | None = None) -> Strea
     Raises:
         DataError: there is no such file, or when it is read: a row can't be read, or lacks a column that is renamed.
     """
-    from nabi.data.opening import can_be_read, rows_of
     from nabi.data.tables import read_table, shards
 
     name = type(source).__name__
     if isinstance(source, Stream):
         stream = source
     elif isinstance(source, str | Path):
-        files, name = shards(str(source)), Path(source).name
-        for file in files:
-            can_be_read(file)
-        stream = Stream(lambda: itertools.chain.from_iterable(map(rows_of, files)), name)
+        stream = stream_files(shards(str(source)), Path(source).name)
     elif callable(source) and not isinstance(source, Iterable):
         stream = Stream(lambda: checked(source(), name), name)
     elif isinstance(source, Iterator) or (isinstance(source, Iterable) and not hasattr(source, "__len__")):
         stream = Stream(lambda: checked(source, name), name)
     else:
         table = read_table(source)
-        stream = Stream(lambda: iter(table), table.name)
+        stream = Stream(lambda: ((table.where(i), row) for i, row in enumerate(table)), table.name)
     if not columns:
         return stream
-    left_out, name = {*columns, *columns.values()}, stream.name
+    left_out = {*columns, *columns.values()}
 
-    def renamed() -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(stream, 1):
+    def renamed() -> Iterator[Placed]:
+        for where, row in stream.placed():
             if missing := [theirs for theirs in columns.values() if theirs not in row]:
-                raise DataError(f"{name}, row {number}: no column '{missing[0]}' in this row", value=row, expected="the same columns in each row",
+                raise DataError(f"{where}: no column '{missing[0]}' in this row", value=row, expected="the same columns in each row",
                                 fix="add it, or leave the row out")  # fmt: skip
-            yield {ours: row[theirs] for ours, theirs in columns.items()} | {k: v for k, v in row.items() if k not in left_out}
+            yield where, {ours: row[theirs] for ours, theirs in columns.items()} | {k: v for k, v in row.items() if k not in left_out}
 
-    return Stream(renamed, name)
+    return Stream(renamed, stream.name)
+
+
+def stream_files(files: Sequence[Path], name: str, ending: str = "") -> Stream:
+    """A stream of the rows of files, one file after the other.
+
+    Args:
+        files: in order.
+        name: what to call them together.
+        ending: what is in them, if their names do not say so: ``.jsonl``.
+
+    Raises:
+        DataError: there is no such file, or its ending is unknown; or when it is read: a row can't be read.
+    """
+    from nabi.data.opening import can_be_read, rows_of
+
+    for file in files:
+        can_be_read(file)
+    return Stream(lambda: itertools.chain.from_iterable(rows_of(file, ending) for file in files), name)

@@ -13,10 +13,11 @@ from nabi.config import from_dict, override
 from nabi.data.corpus.cleaning import Cleaning, open_steps
 from nabi.data.corpus.composed import Composed, Composing
 from nabi.data.corpus.contamination import Contamination, ContaminationStep
-from nabi.data.corpus.documents import Document
+from nabi.data.corpus.documents import Document, Origin, Trouble
 from nabi.data.corpus.languages import Languages, LanguageStep, programming_language
 from nabi.data.corpus.licences import Licences, LicenceStep, allowed, licence_of, normalised, spdx_id
 from nabi.data.corpus.quality import Quality, QualityStep
+from nabi.data.corpus.sources import open_origin
 from nabi.data.corpus.unsafe import Unsafe, UnsafeStep
 from nabi.errors import DataError, OptionError
 
@@ -68,6 +69,17 @@ def test_programming_languages_are_told_by_name_or_first_line() -> None:
     }
     assert {line: programming_language("run", line) for line in lines} == lines
     assert LanguageStep(Languages(keep=("en",)))(Document(ENGLISH, "a.py")) == "language"
+
+
+def test_a_row_of_a_table_is_judged_by_the_path_in_it(tmp_path: Path) -> None:
+    rows = [{"content": ENGLISH, "repo_name": "a/b", "path": path} for path in ("src/a.py", "README", "b.rs")] + [{"content": ENGLISH}]
+    (tmp_path / "rows.csv").write_text("content,path\n" + "".join(f'"{row["content"]}",{row.get("path", "")}\n' for row in rows), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for name in ("rows.csv", "rows.jsonl"):
+        source = open_origin(Origin(str(tmp_path / name)))
+        documents = [document for unit in source.units(tmp_path) for document in source.read(unit, Trouble())]
+        assert [LanguageStep(Languages())(document) for document in documents] == [None] * 4
+        assert [document.facts["language"] for document in documents] == ["python", "en", "rust", "en"]
 
 
 def test_an_unknown_language_is_refused() -> None:

@@ -1,8 +1,9 @@
 """Step ``languages``: which language a document is in, as the fact ``language``, and a filter by it.
 
-A programming language is told by the file's name or its first line (``#!``); else what the source says holds; else the natural language is identified by
-py3langid (naive Bayes over byte n-grams, Lui and Baldwin 2011 and 2012), with the probability that it gives. Unusual: of a long text three pieces are judged,
-since its time grows with the text (about 0.3 MB a second); names and numbers in a short text decide nothing, so it has a reason of its own.
+A programming language is told by the file's name (of a row in a table, by the row's own ``path``) or its first line (``#!``); else what the source says
+holds; else the natural language is identified by py3langid (naive Bayes over byte n-grams, Lui and Baldwin 2011 and 2012), with the probability that it
+gives. Unusual: of a long text three pieces are judged, since its time grows with the text (about 0.3 MB a second); names and numbers in a short text decide
+nothing, so it has a reason of its own.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class LanguageStep:
         self.options, self.keep = options, frozenset(options.keep)
 
     def __call__(self, document: Document) -> str | None:
-        language = programming_language(document.path, document.text) or document.facts.get("language", "").lower()
+        # of a row of a table, ``document.path`` is its place in the table
+        language = programming_language(document.facts.get("path") or document.path, document.text) or document.facts.get("language", "").lower()
         if not language:
             text = _sampled(document.text, self.options.sample)
             if len(NO_LETTERS.sub("", text)) < self.options.shortest:
