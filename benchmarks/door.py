@@ -19,9 +19,10 @@ import tempfile
 from pathlib import Path
 
 NABI = """
-import resource, sys, time
+import sys, time
+from nabi.memory import peak
 from nabi.data import read_table
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 began = time.perf_counter()
 table = read_table(sys.argv[1], required=["text", "label"])
 opened = time.perf_counter()
@@ -29,14 +30,15 @@ count = sum(len(row["text"]) for row in table)
 done = time.perf_counter()
 places = [(i * 7919) % len(table) for i in range(20000)]
 [table[i] for i in places]
-print(opened - began, done - opened, (time.perf_counter() - done) / 20000 * 1e6, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3, count)
+print(opened - began, done - opened, (time.perf_counter() - done) / 20000 * 1e6, (peak() - before) / 1e6, count)
 """
 PEER = """
-import resource, sys, time
+import sys, time
+from nabi.memory import peak
 from datasets import load_dataset
 from datasets.utils.logging import disable_progress_bar
 disable_progress_bar()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 began = time.perf_counter()
 table = load_dataset("json", data_files=sys.argv[1], split="train", cache_dir=sys.argv[2])
 opened = time.perf_counter()
@@ -44,7 +46,7 @@ count = sum(len(row["text"]) for row in table)
 done = time.perf_counter()
 places = [(i * 7919) % len(table) for i in range(20000)]
 [table[i] for i in places]
-print(opened - began, done - opened, (time.perf_counter() - done) / 20000 * 1e6, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3, count)
+print(opened - began, done - opened, (time.perf_counter() - done) / 20000 * 1e6, (peak() - before) / 1e6, count)
 """
 ENCODE = """
 import sys, time

@@ -15,7 +15,6 @@ import json
 import math
 import random
 import re
-import resource
 import statistics
 import sysconfig
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 from nabi.data.corpus.duplicates import EXACT, NEAR, STAGES, Job, dropped, summary
 from nabi.data.corpus.marks import ShardWriter
 from nabi.data.corpus.minhash import MinHash, Near
+from nabi.memory import peak
 
 # Jaccard similarity: shingles of a text, exchanged tokens (each takes five shingles from either text), share of the planted pairs
 LEVELS = {0.3: (325, 35, 0.06), 0.45: (290, 22, 0.06), 0.7: (340, 12, 0.50), 0.8: (360, 8, 0.18), 0.9: (380, 4, 0.10), 0.95: (390, 2, 0.10)}
@@ -134,7 +134,7 @@ def quality(files: int) -> None:
         firsts = [plain.setdefault(key, i) for i, key in enumerate(folded)]
         agree = sum((of if reason == EXACT else i) == first for i, ((reason, of, _), first) in enumerate(zip(found, firsts, strict=True)))
         print(f"  exact duplicates {counts['exact']}; {agree} of {len(texts)} files as a plain hash of the text without white space says")
-    print(f"peak memory of this process (it holds all texts) {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"peak memory of this process (it holds all texts) {peak() / 2**20:.0f} MB")
 
 
 def speed(rounds: int) -> None:

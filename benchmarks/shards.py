@@ -28,7 +28,8 @@ from pathlib import Path
 from machine import machine
 
 SIDE = """
-import json, resource, sys, time
+import json, sys, time
+from nabi.memory import peak
 side, file, words, out = sys.argv[1:]
 if side == "nabi":
     from nabi.data.sharding import write_shards
@@ -48,7 +49,7 @@ else:
     tokens = sum(map(len, made["ids"]))
     began = time.perf_counter() - seconds
 seconds = time.perf_counter() - began
-print(json.dumps({"seconds": seconds, "tokens": tokens, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+print(json.dumps({"seconds": seconds, "tokens": tokens, "peak": peak() / 2**20}))
 """
 
 

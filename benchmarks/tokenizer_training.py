@@ -13,7 +13,6 @@ import argparse
 import gzip
 import hashlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nabi.memory import peak
 from nabi.text import Tokenizer
 from nabi.text.measuring import keywords
 from nabi.text.training import TokenizerSettings, train_tokenizer, trained, trainer, untrained
@@ -92,10 +92,10 @@ def one(kind: str, megabytes: float, memory: str, vocab_size: int) -> None:
         warnings.simplefilter("ignore")
         settings = TokenizerSettings(kind, vocab_size)  # type: ignore[arg-type]
         done = trained(lambda: spaceless(1, int(megabytes * 1e6 / 3)), settings, memory=None if memory == "none" else memory)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    held = peak()
     other = list(spaceless(2, 200_000))
     tokens = sum(len(encoding) for encoding in done.tokenizer.encode_batch(other, special=False))
-    print(json.dumps({"peak": peak, "fertility": tokens / sum(map(len, other)), "share": done.fed.share, "seconds": time.perf_counter() - began}))
+    print(json.dumps({"peak": held, "fertility": tokens / sum(map(len, other)), "share": done.fed.share, "seconds": time.perf_counter() - began}))
 
 
 def measure_memory(megabytes: float, memory: str, vocab_size: int) -> None:

@@ -83,9 +83,9 @@ def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text((json.dumps({"text": "가나다라 " * 400}) + "\n") * 5000, encoding="utf-8")
     code = (
-        "import sys, resource; from nabi.data import stream_table; import json, random, decimal\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "n = sum(len(row['text']) for row in stream_table(sys.argv[1]).shuffle(100)); print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "import sys; from nabi.data import stream_table; import json, random, decimal; from nabi.memory import peak\n"
+        "before = peak() // 1024\n"
+        "n = sum(len(row['text']) for row in stream_table(sys.argv[1]).shuffle(100)); print(n, peak() // 1024 - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     length, grown = map(int, done.stdout.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -149,14 +150,15 @@ def test_what_holds_no_texts_is_refused(source: Any) -> None:
 
 def test_memory_does_not_grow_with_a_packed_file_or_a_file_of_text(tmp_path: Path) -> None:
     text = "가나다라 abc def " * 200
-    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress((json.dumps({"text": text}) + "\n").encode() * 12_000))
+    lines = (json.dumps({"text": text[:1600] + os.urandom(500).hex()}) + "\n" for _ in range(12_000))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress("".join(lines).encode()))
     (tmp_path / "a.txt").write_text(text * 6000, encoding="utf-8")
     code = (
-        "import sys, resource, zstandard; from nabi.data.texts import open_files\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "n = sum(len(text) for _, text in open_files(sys.argv[1:])); print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "import sys, zstandard; from nabi.data.texts import open_files; from nabi.memory import peak\n"
+        "before = peak() // 1024\n"
+        "n = sum(len(text) for _, text in open_files(sys.argv[1:])); print(n, peak() // 1024 - before)"
     )
     call = [sys.executable, "-c", code, str(tmp_path / "a.jsonl.zst"), str(tmp_path / "a.txt")]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     length, grown = map(int, done.stdout.split())
-    assert length == len(text) * 18_000 and grown < 30_000  # kB; they hold 70 MB and 23 MB
+    assert length == 2600 * 12_000 + len(text) * 6000 and grown < 30_000  # kB; they hold 60 MB and 23 MB

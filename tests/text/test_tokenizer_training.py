@@ -218,14 +218,15 @@ def test_where_the_bound_is_met_a_sample_trains_as_well(once: bool, monkeypatch:
 
 
 PEAK = """
-import resource, sys, warnings
+import sys, warnings
+from nabi.memory import peak
 sys.path.insert(0, sys.argv[2])
 from text_without_spaces import lines
 from nabi.text.training import TokenizerSettings, train_tokenizer
 warnings.simplefilter("ignore")
 memory = None if sys.argv[1] == "none" else int(sys.argv[1])
 train_tokenizer(lines, TokenizerSettings(vocab_size=300), memory=memory)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak())
 """
 LINES = """
 import random

@@ -7,7 +7,6 @@ Tokenising is included. What a faster precision costs stands beside it: the larg
 from __future__ import annotations
 
 import random
-import resource
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from nabi import checkpoint, tasks
 from nabi.data import read_table
 from nabi.errors import MissingHeadError, OptionError
 from nabi.inspection.machine import cpu
+from nabi.memory import peak
 from nabi.model import Model, largest_gap
 from nabi.tasks import Use
 from nabi.weights.sources import resolve
@@ -209,7 +209,7 @@ def _compared(variants: Mapping[str, Model], rows: Sequence[Any], options: Any) 
     for name, model in variants.items():
         _forget_peak()
         readings[name] = list(model.readings(rows, options))
-        peaks[name] = _peak()
+        peaks[name] = peak()
     return {name: largest_gap(found, readings["fp32"]) for name, found in readings.items()}, peaks
 
 
@@ -233,13 +233,6 @@ def _forget_peak() -> None:
     path = Path("/proc/self/clear_refs")
     if path.exists():
         path.write_text("5")
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

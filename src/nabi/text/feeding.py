@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from nabi.errors import InputError, OptionError, StorageError
-from nabi.memory import trim
+from nabi.memory import peak, trim
 from nabi.text.sketch import LEVELS, SHRINK, Sketches, Words, levels_of
 
 FIXED = 32 << 20
@@ -268,9 +267,7 @@ def held() -> int:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return peak()
 
 
 def size_of(memory: int | str | None) -> int | None:

@@ -25,8 +25,8 @@ from nabi.data.corpus.recipe import Recipe, located
 from nabi.data.corpus.sources import open_origin
 from nabi.data.corpus.stages import Stage, stages
 from nabi.data.corpus.work import DRAFT, MANIFEST, VERSION, Work, check_listing, make_folder, make_plan, write_json
-from nabi.data.corpus.worker import peak
 from nabi.errors import OptionError, StorageError, UserError
+from nabi.memory import peak
 from nabi.progress import Telling, clock
 
 

@@ -14,23 +14,12 @@ import queue
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 from nabi.data.corpus.stages import stage
 from nabi.data.corpus.work import Work
 from nabi.errors import NabiError
-
-
-def peak() -> int:
-    """The most memory that this process held, in bytes."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+from nabi.memory import peak
 
 
 def problem(error: BaseException) -> dict[str, Any]:
