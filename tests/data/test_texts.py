@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from nabi.data import read_table, stream_table
-from nabi.data.texts import BLOCK, MOST, Texts, open_files, open_texts
+from nabi.data.texts import BLOCK, MOST, Texts, _cut, open_files, open_texts
 from nabi.errors import DataError, OptionError
 
 TEXTS = ['나비, "x"', "b\nc", "  d"]
@@ -89,12 +89,13 @@ def test_a_text_file_is_read_in_pieces_that_are_cut_where_no_word_notices(tmp_pa
     for name in ("a.txt", "a.txt.gz"):
         pieces = list(open_files([tmp_path / name]))
         assert len(pieces) > 3 and "".join(text for _, text in pieces) == large[1:]
-        assert all(text[0] == " " and text[1].isalnum() for _, text in pieces[1:])
+        assert all(text[0] == " " and text[1].isalnum() and text[1].isascii() for _, text in pieces[1:])
         before = "".join(text for _, text in pieces[:2]).count("\n")
         assert pieces[2][0] == f"{name}, line {before + 1}"
     (tmp_path / "b.txt").write_text("나" * (MOST + 3 * BLOCK), encoding="utf-8")  # no place for a cut
     lengths = [len(text) for text in plain(open_files([tmp_path / "b.txt"]))]
     assert len(lengths) == 2 and sum(lengths) == MOST + 3 * BLOCK
+    assert _cut("a b  c 나, d", 0) == 1 and _cut("a b  c", 2) == _cut(" b", 0) == _cut("b ", 0) == 0
     (tmp_path / "c.txt").write_text("")
     assert plain(open_files([tmp_path / "c.txt"])) == []
 

@@ -135,7 +135,7 @@ def _pieces(path: Path) -> Iterator[tuple[str, str]]:
     with reading(path), unpacked(path, PLAIN) as file:
         while not last:
             block = file.read(BLOCK)
-            last = len(block) < BLOCK
+            last, looked_at = len(block) < BLOCK, len(kept) - 1
             try:
                 kept += decode(block, last)
             except UnicodeDecodeError as problem:
@@ -144,18 +144,18 @@ def _pieces(path: Path) -> Iterator[tuple[str, str]]:
                 raise undecodable(data, at, "not UTF-8", path.name, line, start=start + len(block) - len(data)) from None
             kept = kept if start else kept.removeprefix("\ufeff")
             start += len(block)
-            at = len(kept) if last else _cut(kept) or (len(kept) if len(kept) > MOST else 0)
+            at = len(kept) if last else _cut(kept, looked_at) or (len(kept) if len(kept) > MOST else 0)
             if at:
                 yield f"{path.name}, line {line}", kept[:at]
                 line += kept.count("\n", 0, at)
                 kept = kept[at:]
 
 
-def _cut(text: str) -> int:
-    """Where the last space is that stands between two ASCII letters or digits, where no splitting into words notices a cut; 0 if there is none."""
-    at = text.rfind(" ", 1)
+def _cut(text: str, since: int) -> int:
+    """Where the last space from ``since`` on is that stands between two ASCII letters or digits: no splitting into words notices a cut there. 0 if none is."""
+    at = text.rfind(" ", max(since, 1))
     while at > 0 and not (text[at - 1 : at + 2].isascii() and text[at - 1].isalnum() and text[at + 1 : at + 2].isalnum()):
-        at = text.rfind(" ", 1, at)
+        at = text.rfind(" ", max(since, 1), at)
     return max(at, 0)
 
 
