@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from evaluation.cases import Page
-from nabi import evaluate, load, tasks
+from nabi import evaluate, load, plugins, tasks
 from nabi.metrics import ConfusionScore
 from nabi.metrics.chosen import Chosen
 from nabi.metrics.detail import Detailed
@@ -316,7 +316,8 @@ TASK = Rhymes
 """
 
 
-def test_the_doctor_asks_a_task_of_a_plugin_like_any_other(tmp_path: Path) -> None:
+def test_the_doctor_asks_a_task_of_a_plugin_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_added", {"families": {}, "tasks": {}})  # other tests list what there is
     plugin = tmp_path / "rhymes.py"
     plugin.write_text(PLUGIN)
     rows = [{"verse": f"a{i}", "other": "b", "rhymes": True} for i in range(4)] + [{"verse": "", "other": "b", "rhymes": 1}]

@@ -55,6 +55,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow  # needs the extra cluster, which `make test-all` installs
 def test_slurm_gives_the_bytes_of_the_local_executor(slurm: Path, tmp_path: Path) -> None:
     files = tree(tmp_path / "files", 3)
     small: dict[str, Any] = {"exact": False, "near": None, "shard": 1 << 20}  # every job costs seconds
@@ -70,6 +71,7 @@ def test_slurm_gives_the_bytes_of_the_local_executor(slurm: Path, tmp_path: Path
     assert "launch_pickled_pipeline" in first and len(scripts) - 1 == len(set(re.findall(r"job-name=(\S+)", "".join(scripts))))
 
 
+@pytest.mark.slow  # needs the extra cluster, which `make test-all` installs
 def test_an_error_on_a_node_is_told_here(slurm: Path, tmp_path: Path) -> None:
     files = tree(tmp_path / "files", 3)
     wanted = recipe(files, executor="slurm", slurm=Slurm(partition="cpu", poll=0.01))
