@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nabi.metrics.answered import Answered, AnswerScore, best_of, character_f1, exact, korquad_form, squad_form, word_f1
+from nabi.metrics.calibration import TEMPERATURES, ece
 
 
 @pytest.mark.parametrize(
@@ -108,3 +109,73 @@ def test_details_are_the_score_row_by_row() -> None:
     assert detail.facts() == {"threshold": 0.0, "best_threshold": -1.5}
     (section,) = detail.sections({})
     assert section.blocks[1].rows == [("has an answer", 2, 1), ("has none", 0, 2)]  # type: ignore[union-attr]
+
+
+# ---- how sure ---------------------------------------------------------------------------------------------------------------------------------------
+
+Sure = tuple[tuple[float, float], list[tuple[float, float]]]
+
+
+def claimed(logits: tuple[float, float, float], temperature: float = 1.0) -> Sure:
+    """How sure a model with these logits, of the span, of no answer and of all else, says that it is; the first pair with a temperature of its own."""
+    each = [np.exp(np.array(logits) / t) / np.exp(np.array(logits) / t).sum() for t in (temperature, *TEMPERATURES)]
+    pairs = [(float(p[0]), float(p[1])) for p in each]
+    return pairs[0], pairs[1:]
+
+
+def overconfident(factor: float, threshold: float | None = 0.0, count: int = 4000, cls: type[AnswerScore] = AnswerScore) -> AnswerScore:
+    """Answers that are right as often as a softmax says, of a model that says it with ``factor`` times the logits."""
+    dice, score = np.random.default_rng(0), cls(threshold)
+    for _ in range(count):
+        logits = dice.normal(0, 1.5, 3) - (0 if threshold is not None else np.array([0, 99, 0]))
+        p = np.exp(logits) / np.exp(logits).sum()
+        truth = (["right"], [], ["other"])[dice.choice(3, p=p)]
+        a, b, c = (float(x) for x in logits * factor)
+        score.add("right", b - a, truth, claimed((a, b, c)))
+    return score
+
+
+@pytest.mark.parametrize("threshold", [0.0, None])
+@pytest.mark.parametrize("factor", [4.0, 0.4])
+def test_the_temperature_is_what_the_logits_were_multiplied_with(factor: float, threshold: float | None) -> None:
+    score = overconfident(factor, threshold)
+    before = score.result()
+    best = score.best_temperature()
+    assert best is not None and abs(np.log(best / factor)) <= 0.1  # TEMPERATURES lie a tenth apart
+    score.temperature = best
+    after = score.result()
+    assert before["ece"] == before["ece_unscaled"] == after["ece_unscaled"] > 0.1 and after["ece"] < 0.03
+    assert {n: v for n, v in after.items() if not n.startswith("ece")} == {n: v for n, v in before.items() if not n.startswith("ece")}
+
+
+def test_a_calibrated_model_keeps_its_scores() -> None:
+    """Control: where the scores are right, the temperature is 1 and nothing is won."""
+    score = overconfident(1.0)
+    assert score.best_temperature() == pytest.approx(1.0, abs=0.11) and score.result()["ece"] < 0.03
+    score.temperature = TEMPERATURES[-10]  # another one makes them wrong
+    assert score.result()["ece"] > 0.1
+
+
+def test_too_few_rows_and_rows_that_are_all_right_say_no_temperature() -> None:
+    assert overconfident(4.0, count=19).best_temperature() is None and overconfident(4.0, count=20).best_temperature() is not None
+    score = AnswerScore()
+    for _ in range(50):
+        score.add("right", 0.0, ["right"], claimed((1.0, 0.0, 0.0)))
+    assert score.best_temperature() is None
+    assert filled(AnswerScore()).best_temperature() is None and "ece" not in filled(AnswerScore()).result()
+
+
+def test_details_of_confidence_are_the_score_row_by_row() -> None:
+    detail, score = overconfident(4.0, count=300, cls=Answered), overconfident(4.0, count=300)
+    assert isinstance(detail, Answered) and detail.facts()["best_temperature"] == score.best_temperature()
+    detail.temperature = score.temperature = TEMPERATURES[40]
+    assert detail.facts()["temperature"] == TEMPERATURES[40]
+    ones = np.ones((1, 300))
+    assert {k: float(v[0]) for k, v in detail.figures(ones).items()} == score.result()
+    rows = [0, 0, 5, 7, 9, 9, 9]
+    weights = np.bincount(rows, minlength=300).astype(float)[None]
+    taken = {k: float(v[0]) for k, v in detail.take(rows).figures(np.ones((1, 7))).items()}
+    assert {k: float(v[0]) for k, v in detail.figures(weights).items()} == pytest.approx(taken)
+    confidence = detail.verdicts().confidence
+    assert confidence is not None and score.result()["ece"] == pytest.approx(ece(confidence, detail.verdicts().right))
+    assert [section.title for section in detail.sections({})] == ["Answers", "Calibration"]

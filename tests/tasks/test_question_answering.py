@@ -208,6 +208,74 @@ def test_the_threshold_is_fitted_on_dev_and_saved(run: Any) -> None:
     assert evaluate(again, rows(60, 1)).metrics["f1"] == pytest.approx(found["always_no_answer"])
 
 
+def test_the_scores_of_an_overconfident_model_are_calibrated_on_dev_and_its_answers_stay(run: Any, tmp_path: Path) -> None:
+    model, dev = nabi.load(run[1]), [*rows(150, 2), *wrongly(rows(50, 3))]
+    options: dict[str, Any] = {"max_seq_len": 12, "doc_stride": 2}  # several windows
+    model.task.settings = AnsweringSettings(threshold=0.0)
+    with torch.no_grad():
+        for parameter in model.task.span.parameters():  # type: ignore[union-attr]
+            parameter.mul_(4.0)
+    before, answers = evaluate(model, dev, options=options), model.predict(dev, top_k=4, **options)
+    found = evaluate(model, dev, options=options, calibrate=True)
+    fitted = model.task.settings.temperature
+    assert fitted > 1.5 and model.task.settings.threshold != 0.0
+    assert before.metrics["ece"] == before.metrics["ece_unscaled"] > 0.15 and found.metrics["ece"] < 0.5 * found.metrics["ece_unscaled"]
+    nabi.save(model, tmp_path / "scaled")
+    again = nabi.load(tmp_path / "scaled")
+    assert again.task.settings == model.task.settings and evaluate(again, dev, options=options).metrics == pytest.approx(found.metrics, abs=1e-6)
+    assert evaluate(again, dev, options=options, calibrate=True).metrics == pytest.approx(found.metrics, abs=1e-6)  # it is fitted anew, not on top
+
+    # the same spans in the same order, with other scores
+    for merge in ("document", "windows"):
+        model.task.settings = AnsweringSettings(threshold=0.0)
+        answers = model.predict(dev, top_k=4, merge=merge, **options)
+        model.task.settings = AnsweringSettings(threshold=0.0, temperature=fitted)
+        scaled = model.predict(dev, top_k=4, merge=merge, **options)
+        assert [without_scores(a) for a in scaled] == [without_scores(a) for a in answers]
+        assert max(abs(a["score"] - b["score"]) for a, b in zip(scaled, answers, strict=True)) > 0.1
+        assert json.loads(json.dumps(scaled)) == scaled and "by_temperature" not in scaled[0]
+
+
+def test_windows_of_their_own_are_not_calibrated(run: Any) -> None:
+    """Their scores are sums, which may be more than 1."""
+    model = nabi.load(run[1])
+    model.task.settings = AnsweringSettings(threshold=0.0, merge="windows")
+    found = evaluate(model, rows(60, 2), options={"max_seq_len": 12, "doc_stride": 4}, calibrate=True)
+    assert model.task.settings.temperature == 1 and "ece" not in found.metrics
+    several = model.predict(rows(60, 2), max_seq_len=12, doc_stride=4, handle_impossible_answer=False)
+    assert max(answer["score"] for answer in several) > 1.5
+
+
+def without_scores(answer: dict[str, Any]) -> Any:
+    return answer["answer"], answer["margin"], [{k: v for k, v in x.items() if k != "score"} for x in answer["answers"]]
+
+
+def wrongly(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with the truth that another word is the answer, so that a sure model is wrong."""
+    return [{**row, "answers": [{"text": row["context"].split()[0], "start": 0}]} for row in found]
+
+
+def test_a_score_under_a_temperature_is_the_product_of_two_tempered_probabilities(bert: Model) -> None:
+    """By hand, from the logits of a single window."""
+    example = {"question": "who", "context": "the cat sat"}
+    (row,) = bert.encode(example, bert.options())
+    (logits,) = bert.readings([row], bert.options())
+    before, plain = bert.predict(example, top_k=6), bert.task.settings
+    bert.task.settings = AnsweringSettings(merge=plain.merge, temperature=2.5)
+    try:
+        found = bert.predict(example, top_k=6)
+    finally:
+        bert.task.settings = plain
+    p = [torch.tensor(x, dtype=torch.float64)[[0, 3, 4, 5]].div(2.5).softmax(0).tolist() for x in logits]
+    wanted = sorted((p[0][1 + a] * p[1][1 + b] for a in range(3) for b in range(a, 3)), reverse=True)
+    assert [x["score"] for x in found["answers"]] == pytest.approx(wanted, abs=1e-9) and found["score"] == found["answers"][0]["score"]
+    assert found["no_answer_score"] == pytest.approx(p[0][0] * p[1][0], abs=1e-9)
+    assert [x["answer"] for x in found["answers"]] == [x["answer"] for x in before["answers"]]
+    assert max(abs(x["score"] - y["score"]) for x, y in zip(found["answers"], before["answers"], strict=True)) > 0.01
+    with pytest.raises(OptionError, match="temperature is out of range"):
+        AnsweringSettings(temperature=0.0)
+
+
 def test_a_trained_model_gives_no_answer_unless_it_is_told_to(trained: Model) -> None:
     answer = nabi.pipeline("question-answering", trained)
     asked = {"question": "what color is it", "context": "the dog sat in the house"}

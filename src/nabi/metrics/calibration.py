@@ -12,6 +12,8 @@ from nabi.metrics import BINS
 
 Array = np.ndarray[Any, Any]
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are tried; at a bound the rows do not say which is best
+TEMPERATURES = tuple(HOTTEST ** (i / 30) for i in range(-30, 31))  # where only the probabilities of an outcome are kept, not all logits; 1 is among them
+LEAST = 1e-6  # probability that is counted of what a model calls impossible, so that one row does not decide
 FEW = 20  # rows below which no temperature is fitted
 
 
@@ -35,6 +37,14 @@ def ece(confidence: Array, right: Array) -> float:
     table = bins(confidence, right)
     filled = table[table[:, 0] > 0]
     return float((filled[:, 0] * np.abs(filled[:, 1] - filled[:, 2])).sum() / len(confidence))
+
+
+def resampled_ece(confidence: Array, right: Array, weights: Array) -> Array:
+    """(B,): the same when row r is taken weights[b, r] times."""
+    surplus = np.zeros((len(confidence), BINS))
+    surplus[np.arange(len(confidence)), np.minimum((confidence * BINS).astype(int), BINS - 1)] = confidence - right
+    error: Array = np.abs(weights @ surplus).sum(axis=1) / weights.sum(axis=1)
+    return error
 
 
 def noise(confidence: Array, draws: int = 100, seed: int = 0) -> float:
@@ -64,6 +74,18 @@ def temperature(logits: Array, truth: Array) -> float:
             break
         inverse = new
     return float(1 / inverse)
+
+
+def likeliest(p: Array) -> float | None:
+    """Which of ``TEMPERATURES`` makes what happened likeliest; None if the rows are too few, or none is: all were right, or all wrong.
+
+    Args:
+        p: (R, temperatures) probability of what happened in each row.
+    """
+    if len(p) < FEW:
+        return None
+    best = int(np.argmin(-np.log(np.maximum(p, LEAST)).sum(axis=0)))
+    return TEMPERATURES[best] if 0 < best < len(TEMPERATURES) - 1 else None
 
 
 @dataclass(frozen=True)

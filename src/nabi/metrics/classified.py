@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nabi.metrics import BINS
-from nabi.metrics.calibration import FEW, Calibration, bins, ece, log_softmax, noise
+from nabi.metrics.calibration import FEW, Calibration, bins, ece, log_softmax, noise, resampled_ece
 from nabi.metrics.detail import Array, Intervals, Verdicts
 from nabi.pages.sections import Block, Matrix, Scatter, Section, Table
 
@@ -112,14 +112,11 @@ class Classified:
         f1 = 2 * hits / np.where(occurs, truths + guesses, 1)
         covariance = right * total - (truths * guesses).sum(axis=1)
         spread = (total**2 - (guesses**2).sum(axis=1)) * (total**2 - (truths**2).sum(axis=1))
-        number = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
-        surplus = np.zeros((len(self.truth), BINS))  # of confidence over accuracy, by bin
-        surplus[np.arange(len(number)), number] = self.confidence - (self.predicted == self.truth)
         return {
             "accuracy": right / total,
             "macro_f1": f1.sum(axis=1) / np.maximum(occurs.sum(axis=1), 1),
             "mcc": np.where(spread > 0, covariance / np.sqrt(np.where(spread > 0, spread, 1)), 0.0),
-            "ece": np.abs(weights @ surplus).sum(axis=1) / total,
+            "ece": resampled_ece(self.confidence, self.predicted == self.truth, weights),
             **{f"f1/{label}": f1[:, i] for i, label in enumerate(self.labels)},
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ class Found:
     Attributes:
         start, end: its characters; surface: where it ended with the particle that was cut off.
         tokens: its first and last, counted in the whole context.
-        score: the product of its probabilities; logit: the sum of its logits.
+        score: the product of its probabilities; logit: the sum of its logits; both without a temperature.
+        terms: (which distributions, sum of its logits) of each span whose probabilities add up to the score.
     """
 
     start: int
@@ -95,30 +97,63 @@ class Found:
     tokens: tuple[int, int]
     score: float
     logit: float
+    terms: tuple[tuple[int, float], ...]
 
-    def told(self, context: str) -> dict[str, Any]:
+    def told(self, context: str, score: float) -> dict[str, Any]:
         """As an answer."""
-        told = {"answer": context[self.start : self.end], "score": self.score, "start": self.start, "end": self.end}
+        told = {"answer": context[self.start : self.end], "score": score, "start": self.start, "end": self.end}
         return told if self.surface == self.end else {**told, "surface": context[self.start : self.surface]}
 
 
-def log_sum(logits: Array, null: Array | None) -> Array:
-    """(2, K) and (2,) -> (2,): the logarithm of what start's and end's powers sum to."""
+@dataclass(frozen=True)
+class Distributions:
+    """What start and end are drawn from: one pair over the whole document, or one a window.
+
+    Attributes:
+        logits: (2, K) each, of start and of end.
+        silent: (2,) each, of no answer.
+        takes_part: whether no answer is one of the places.
+    """
+
+    logits: list[Array]
+    silent: list[Array]
+    takes_part: bool
+
+    @classmethod
+    def of_document(cls, logits: Sequence[Array], windows: Sequence[Window], silent: Array) -> Distributions:
+        """The tokens of all windows, each with the highest of its logits, and one place of no answer."""
+        best = np.full((2, max(w.begin + w.stop - w.first for w in windows)), -np.inf)
+        for each, w in zip(logits, windows, strict=True):
+            here = best[:, w.begin : w.begin + w.stop - w.first]
+            np.maximum(here, each[:, w.first : w.stop], out=here)
+        return cls([best], [silent], True)
+
+    def sums(self, temperature: float = 1.0) -> list[Array]:
+        """(2,) each: the logarithm of what start's and end's powers sum to, their logits divided by the temperature."""
+        nulls = self.silent if self.takes_part else [None] * len(self.logits)
+        return [_log_sum(each, null, temperature) for each, null in zip(self.logits, nulls, strict=True)]
+
+    def none(self, sums: Sequence[Array], temperature: float = 1.0) -> float:
+        """The probability of no answer, of the window that is least sure of it; ``sums`` are those of the temperature."""
+        if not self.takes_part:
+            return 0.0
+        return min(float(np.exp((null / temperature - total).sum())) for null, total in zip(self.silent, sums, strict=True))
+
+    def at(self, temperature: float, terms: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[float], float]:
+        """The probability of each answer, given by the ``terms`` of its spans, and of none, at a temperature."""
+        sums = self.sums(temperature)
+        totals = [float(each.sum()) for each in sums]
+        return [sum(math.exp(logit / temperature - totals[i]) for i, logit in spans) for spans in terms], self.none(sums, temperature)
+
+
+def _log_sum(logits: Array, null: Array | None, temperature: float) -> Array:
     every = logits if null is None else np.concatenate([logits, null[:, None]], axis=1)
     if not every.shape[1]:
         return np.zeros(2)
+    every = every / temperature
     high = every.max(axis=1)
     total: Array = high + np.log(np.exp(every - high[:, None]).sum(axis=1))
     return total
-
-
-def document_sum(logits: Sequence[Array], windows: Sequence[Window], null: Array) -> Array:
-    """The same over the tokens of all windows, each with the highest of its logits, and one place of no answer."""
-    best = np.full((2, max(w.begin + w.stop - w.first for w in windows)), -np.inf)
-    for each, w in zip(logits, windows, strict=True):
-        here = best[:, w.begin : w.begin + w.stop - w.first]
-        np.maximum(here, each[:, w.first : w.stop], out=here)
-    return log_sum(best, null)
 
 
 def best_spans(start: Array, end: Array, longest: int, count: int) -> list[tuple[int, int, float]]:

@@ -1,7 +1,8 @@
 """Question answering: the span of a context that answers a question, or that none does (Devlin et al. 2018, "BERT", sections 4.2 and 4.3).
 
 Unusual: a context of any length is read whole, in windows whose answers are merged. Start and end are distributions over the context's tokens and one
-place that stands for no answer, in training as in use. The threshold of no answer is fitted on dev rows and saved with the model.
+place that stands for no answer, in training as in use. The threshold of no answer, and the temperature that makes scores probabilities of being right, are
+fitted on dev rows and saved with the model.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from nabi.data import Finding, Table
 from nabi.errors import DataError, InputError, OptionError, shortened
 from nabi.inputs import Inputs
 from nabi.metrics.answered import Answered, AnswerScore
+from nabi.metrics.calibration import TEMPERATURES
 from nabi.metrics.detail import Array
 from nabi.nn.body import Run
 from nabi.tasks import Example, Form, Score, Task, Use
-from nabi.tasks._spans import Found, Window, best_spans, document_sum, log_sum
+from nabi.tasks._spans import Distributions, Found, Window, best_spans
 from nabi.text.particles import stem_end
 
 LONGEST, OVERLAP = 384, 128  # v4's usual window and overlap, in tokens
@@ -84,10 +86,16 @@ class AnsweringSettings:
     Attributes:
         threshold: no answer is given where its logit exceeds that of the best span by more; None if every question has an answer.
         merge: as in the options; a checkpoint of the incumbent answers as it did there.
+        temperature: divides the logits when scores are made of them (Guo et al. 2017, section 4.2); no answer changes, only how sure the model says it is.
     """
 
     threshold: float | None = None
     merge: Literal["document", "windows"] = "document"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise OptionError("temperature is out of range", value=self.temperature, expected="more than 0")
 
 
 class QuestionAnswering(Task):
@@ -127,18 +135,22 @@ class QuestionAnswering(Task):
         return {"span": 2}
 
     def calibrate(self, *scores: Any) -> None:
-        """Take the threshold that gives these dev rows the highest F1, for this model and for their figures.
+        """Take the threshold that gives these dev rows the highest F1 and the temperature under which they are likeliest, for this model and their figures.
 
         Args:
             scores: what :meth:`score` and :meth:`detail` made, filled with the same rows.
         """
-        if self.settings.threshold is None or scores[0].threshold is None:  # there is always an answer, or the caller wants one
-            return
         best = scores[0].best_threshold()
-        if best is not None:
+        # without one of the two there is always an answer, or the caller wants one
+        if best is not None and self.settings.threshold is not None and scores[0].threshold is not None:
             self.settings = replace(self.settings, threshold=best)
             for score in scores:
                 score.threshold = best
+        temperature = scores[0].best_temperature()
+        if temperature is not None:
+            self.settings = replace(self.settings, temperature=temperature)
+            for score in scores:
+                score.temperature = temperature
 
     # ---- one example -------------------------------------------------------------------------------------------------------------------------
 
@@ -162,7 +174,7 @@ class QuestionAnswering(Task):
         for i, window in enumerate(windows):
             place = Window.of(window, tokenizer.cls_id, i * step)
             step = step or place.stop - place.first - stride
-            notes = {"window": place, "truncated": cut}
+            notes = {"window": place, "truncated": cut, "evaluated": use == "evaluate"}
             rows.append(Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes))
         return self._aimed(rows, example, options, where) if use == "train" else rows
 
@@ -224,7 +236,8 @@ class QuestionAnswering(Task):
 
         The first four are those of what is answered, ``answers`` the best spans. A score is the probability of the start times that of the end; equal
         answers are one, with the sum of their scores. ``margin`` is how much no answer is preferred to the best span and ``threshold`` from where on it
-        is given, None if it never is.
+        is given, None if it never is. In an evaluation ``by_temperature`` says the scores of the best span and of no answer at each of ``TEMPERATURES``,
+        unless the windows are merged as v4 does.
         """
         context = example["context"]
         fitted = self.settings.threshold
@@ -234,25 +247,26 @@ class QuestionAnswering(Task):
         logits = [np.asarray(reading, dtype=np.float64) for reading in readings]  # (2, T) each
         silent = [each[:, window.null] for each, window in zip(logits, windows, strict=True)]
         null = min(silent, key=lambda each: float(each.sum()))  # of the window that is least sure that it has no answer (Devlin et al. 2018, section 4.3)
-        takes_part = windows[0].classifies or impossible or merge == "document"  # without a token of its own, v4 leaves the place out
+        takes_part = windows[0].classifies or impossible  # without a token of its own, v4 leaves the place out
         if merge == "document":
-            sums = [document_sum(logits, windows, null)] * len(rows)
+            spread = Distributions.of_document(logits, windows, null)
+            sums = spread.sums() * len(rows)
         else:
-            sums = [log_sum(each[:, w.first : w.stop], none if takes_part else None) for each, w, none in zip(logits, windows, silent, strict=True)]
-        null_score = min(float(np.exp((none - total).sum())) for none, total in zip([null] if merge == "document" else silent, sums, strict=False))
-        if not takes_part:
-            null_score = 0.0
+            spread = Distributions([each[:, w.first : w.stop] for each, w in zip(logits, windows, strict=True)], silent, takes_part)
+            sums = spread.sums()
+        null_score = spread.none(sums[: len(spread.logits)])
         found: list[Found] = []
         # v4's number, for some become equal when they are widened
         wanted = options.wanted * 2 + 10 if options.align_to_words else options.wanted
-        for each, window, total in zip(logits, windows, sums, strict=True):
+        for number, (each, window, total) in enumerate(zip(logits, windows, sums, strict=True)):
             start, end = np.exp(each[:, window.first : window.stop] - total[:, None])
             for first, last, score in best_spans(start, end, options.max_answer_len, wanted):
                 place = window.characters(first, last, options.align_to_words, context)
                 if place is not None:
                     stem = place[1] if options.particles == "keep" else stem_end(context, *place[:2], place[2] if options.particles == "auto" else None)
                     logit = float(each[0, window.first + first] + each[1, window.first + last])
-                    found.append(Found(place[0], stem, place[1], (window.begin + first, window.begin + last), score, logit))
+                    terms = ((0 if merge == "document" else number, logit),)
+                    found.append(Found(place[0], stem, place[1], (window.begin + first, window.begin + last), score, logit, terms))
         if merge == "document":  # neighbouring windows share places, and each counts once
             once: dict[tuple[int, int], Found] = {}
             for x in sorted(found, key=lambda x: -x.score):
@@ -262,14 +276,23 @@ class QuestionAnswering(Task):
         for x in found:
             same = merged.setdefault(context[x.start : x.end].lower(), x)
             if same is not x:
-                merged[context[x.start : x.end].lower()] = replace(same, score=same.score + x.score, logit=max(same.logit, x.logit))
+                both = replace(same, score=same.score + x.score, logit=max(same.logit, x.logit), terms=same.terms + x.terms)
+                merged[context[x.start : x.end].lower()] = both
         ranked = sorted(merged.values(), key=lambda x: -x.score)
-        answers = [x.told(context) for x in ranked[: options.wanted]]
         margin, threshold = 1e9, (0.0 if fitted is None else fitted) if impossible else None
         if ranked:
             # without a fitted threshold v4's rule: whichever has the higher score
             margin = _log(null_score) - _log(ranked[0].score) if fitted is None else float(null.sum()) - ranked[0].logit
+        # what is answered is settled; a temperature changes the scores alone
+        shown, temperature = ranked[: options.wanted], self.settings.temperature
+        scores = [x.score for x in shown]
+        if temperature != 1:
+            scores, null_score = spread.at(temperature, [x.terms for x in shown])
+        answers = [x.told(context, score) for x, score in zip(shown, scores, strict=True)]
         none = {"answer": "", "score": null_score, "start": 0, "end": 0}
+        # where each window has a distribution of its own, equal spans of two add up to more than 1: no probability, so there is nothing to calibrate
+        told = rows[0].notes["evaluated"] and merge == "document"
+        sure = {"by_temperature": _by_temperature(spread, ranked)} if told else {}
         return {
             **(none if not answers or (threshold is not None and margin > threshold) else answers[0]),
             "answers": answers,
@@ -278,6 +301,7 @@ class QuestionAnswering(Task):
             "threshold": threshold,
             "windows": len(rows),
             "truncated": rows[0].notes["truncated"],
+            **sure,
         }
 
     def truth(self, example: Example, where: str) -> list[str]:
@@ -299,11 +323,11 @@ class QuestionAnswering(Task):
             yield Finding("no_answers", "info", message, silent, "")
 
     def score(self) -> Score:
-        return _Score(self.settings.threshold)
+        return _Score(self.settings.threshold, self.settings.temperature)
 
     def detail(self, options: AnsweringOptions) -> Any:
         """What a report is made of."""
-        return _Detail(self.settings.threshold)
+        return _Detail(self.settings.threshold, self.settings.temperature)
 
     def golden_examples(self) -> list[Example]:
         english = ("Who sat on the flower?", "A butterfly sat on the flower.")
@@ -377,13 +401,25 @@ def _log(p: float) -> float:
 class _Score(AnswerScore):
     def add(self, answer: Any, truth: Any) -> None:  # type: ignore[override]
         self.threshold = answer["threshold"]
-        super().add(_span(answer), answer["margin"], truth)
+        super().add(_span(answer), answer["margin"], truth, _sure(answer))
 
 
 class _Detail(Answered):
     def add(self, answer: Any, truth: Any) -> None:  # type: ignore[override]
         self.threshold = answer["threshold"]
-        super().add(_span(answer), answer["margin"], truth)
+        super().add(_span(answer), answer["margin"], truth, _sure(answer))
+
+
+def _sure(answer: Any) -> tuple[tuple[float, float], list[tuple[float, float]]] | None:
+    if "by_temperature" not in answer:
+        return None
+    found = answer["answers"]
+    return (found[0]["score"] if found else 0.0, answer["no_answer_score"]), answer["by_temperature"]
+
+
+def _by_temperature(spread: Distributions, ranked: Sequence[Found]) -> list[tuple[float, float]]:
+    each = (spread.at(temperature, [x.terms for x in ranked[:1]]) for temperature in TEMPERATURES)
+    return [(scores[0] if scores else 0.0, none) for scores, none in each]
 
 
 def _span(answer: Any) -> str:
