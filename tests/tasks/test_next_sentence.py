@@ -87,6 +87,41 @@ def test_sentences_lose_nothing_but_space(text: str) -> None:
     assert "".join("".join(sentences(text)).split()) == "".join(text.split())
 
 
+LONG_WORDS = [f"w{i}" for i in range(9000)]
+
+
+def kinds(seed: int) -> dict[str, str]:
+    dice = random.Random(seed)
+    words = [f"w{i:05}" for i in range(8600)]
+    return {"sentences": " ".join(word + dice.choice(["", "", "", "."]) for word in words), "one": " ".join(words), "no spaces": "나".join(words)}
+
+
+@pytest.mark.parametrize("kind", ["sentences", "one", "no spaces"])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_of_a_long_document_is_in_its_pairs(seed: int, kind: str) -> None:
+    """60,000 characters of words that occur once, in sentences, in one sentence, and in one without a space."""
+    text = kinds(seed)[kind]
+    rows = list(next_sentence_pairs([text, "Else is elsewhere. Else was there."], seed=seed, characters=400))
+    own = [row for row in rows if not row["text"].startswith("Else")]
+    covered = [character == " " for character in text]
+    for row in own:
+        assert len(row["text"]) + len(row["next"]) <= 400 + 100  # and the spaces between sentences
+        for piece in [row["text"], *([row["next"]] if row["is_next"] else [])]:
+            for part in piece.split():
+                begin = text.index(part)
+                covered[begin : begin + len(part)] = [True] * len(part)
+    assert len(text) > 60_000 and all(covered), covered.index(False)
+    assert abs(sum(row["is_next"] for row in own) - len(own) / 2) <= 2.5 * math.sqrt(len(own))
+
+
+@pytest.mark.parametrize("short", ["Only.", "a", "Aa. Bb.", "Aa. Bb. Cc."])
+def test_all_of_a_short_document_is_in_its_pairs(short: str) -> None:
+    for seed in range(20):
+        rows = [row for row in next_sentence_pairs([short, "Else. Else."], seed=seed) if not row["text"].startswith("Else")]
+        read = " ".join(row["text"] + " " + (row["next"] if row["is_next"] else "") for row in rows)
+        assert set("".join(short.split())) <= set(read), rows
+
+
 @pytest.mark.parametrize("few", [[], ["One. Two."], ["One. Two.", " "]], ids=repr)
 def test_random_pairs_need_two_documents(few: list[str]) -> None:
     with pytest.raises(DataError, match="random pairs need two documents"):
@@ -213,6 +248,37 @@ def test_a_long_pair_keeps_its_seam(task: str, words: Path) -> None:
     assert model.predict({"text": left, "next": right}, max_length=10)["truncated"]
     with pytest.raises(OptionError, match="max_length is too small for a pair: 4. Expected 5 or more"):
         model.predict({"text": left, "next": right}, max_length=4)
+
+
+@pytest.mark.parametrize("use", ["train", "evaluate"])
+def test_pretraining_learns_all_of_a_long_pair(use: Any, words: Path) -> None:
+    model = made(words, "pretraining")
+    dice = random.Random(0)
+    left, right = (" ".join(dice.choices(PLAIN, k=count)) for count in (700, 500))
+    row, *others = model.encode({"text": left, "next": right, "is_next": True}, model.options(), use)
+    tokenizer = model.inputs.tokenizer
+
+    def texts(*encoded: Any) -> list[str]:
+        return [token for x in encoded for token in tokenizer.tokens(x.notes["ids"]) if token not in ("[CLS]", "[SEP]")]
+
+    assert len(others) >= 18 and all(len(x.parts["text"]["tokens"]) <= 64 and x.notes["truncated"] for x in [row, *others])
+    rest, before = texts(*others), 700 - tokenizer.tokens(row.notes["ids"]).index("[SEP]") + 1
+    assert [*rest[:before], *texts(row), *rest[before:]] == [*left.split(), *right.split()]
+    if use == "train":
+        assert [x.targets["next"] for x in [row, *others]] == [0, *[IGNORED] * len(others)]
+        (batch,) = model.pack([row, *others], tokens=10_000)
+        counts = model.task.counts(batch.targets)
+        assert counts == {"masked": sum(label != IGNORED for x in [row, *others] for label in x.targets["masked"]), "next": 1.0}
+        (alone,) = model.pack([row])
+        with torch.no_grad():
+            all_of_it, pair = model.eval()(batch), model(alone)
+        assert float(all_of_it["next"]) == pytest.approx(float(pair["next"]), rel=1e-5)  # the other rows are asked nothing about a pair
+        assert float(all_of_it["masked"]) > 5 * float(pair["masked"])
+    else:
+        answer = next(iter(model.answers([{"text": left, "next": right, "is_next": True}], use="evaluate")))
+        alone_ = model.predict({"text": left, "next": right})
+        assert answer["scores"] == pytest.approx(alone_["scores"], abs=0.05) and answer["truncated"] and alone_["truncated"]
+        assert answer["tokens"] == sum(label != IGNORED for x in [row, *others] for label in x.targets["masked"]) > 150
 
 
 @pytest.mark.parametrize(("bad", "message"), [

@@ -62,7 +62,8 @@ def next_sentence_pairs(documents: Iterable[str | Sequence[str]], *, seed: int =
     """Rows for ``next_sentence``: half of the time the second text goes on with the first, else it comes from another document.
 
     Each document is cut into stretches of at most ``characters`` (two sentences at least), each stretch in two at a sentence that is drawn; what a random
-    second text takes the place of begins the next stretch (appendix A.2).
+    second text takes the place of begins the next stretch (appendix A.2). No text is lost, however long a document or a sentence is: a sentence of more than
+    half of ``characters`` counts as several, and so does a document's only one.
 
     Args:
         documents: texts, or lists of their sentences.
@@ -72,11 +73,21 @@ def next_sentence_pairs(documents: Iterable[str | Sequence[str]], *, seed: int =
     Raises:
         DataError: fewer than two documents have sentences.
     """
-    split = [list(d) if not isinstance(d, str) else sentences(d) for d in documents]
-    split = [d for d in split if d]
+    half = max(1, characters // 2)
+    split = [[piece for s in (sentences(d) if isinstance(d, str) else d) for piece in _pieces(s, half)] for d in documents]
+    split = [_pieces(d[0], -(-len(d[0]) // 2)) if len(d) == 1 else d for d in split if d]
     if len(split) < 2:
         raise DataError("random pairs need two documents", value=f"{len(split)} with sentences", expected="two at least", fix="give the documents one by one")
     dice = random.Random(seed)
+
+    def elsewhere(number: int, length: int) -> list[str]:
+        other = split[(number + dice.randint(1, len(split) - 1)) % len(split)]
+        first = dice.randrange(len(other))
+        second = other[first : first + 1]
+        while len(second) < len(other) - first and sum(map(len, second)) + len(other[first + len(second)]) <= length:
+            second = other[first : first + len(second) + 1]
+        return second
+
     for number, document in enumerate(split):
         begin = 0
         while begin + 1 < len(document):
@@ -85,12 +96,21 @@ def next_sentence_pairs(documents: Iterable[str | Sequence[str]], *, seed: int =
                 end += 1
             cut = dice.randint(begin + 1, end - 1)
             is_next = dice.random() < 0.5
-            second, begin_next = document[cut:end], end
-            if not is_next:
-                other = split[(number + dice.randint(1, len(split) - 1)) % len(split)]
-                first, length = dice.randrange(len(other)), sum(map(len, second))
-                second, begin_next = other[first : first + 1], cut
-                while len(second) < len(other) - first and sum(map(len, second)) + len(other[first + len(second)]) <= length:
-                    second = other[first : first + len(second) + 1]
+            second = document[cut:end] if is_next else elsewhere(number, sum(map(len, document[cut:end])))
             yield {"text": " ".join(document[begin:cut]), "next": " ".join(second), "is_next": is_next}
-            begin = begin_next
+            begin = end if is_next else cut
+        if begin < len(document):  # the last sentence is left over: it goes on with the one before, once more, or a random text goes on with it
+            is_next = len(document) > 1 and dice.random() < 0.5
+            text, second = (document[-2], document[-1:]) if is_next else (document[-1], elsewhere(number, len(document[-1])))
+            yield {"text": text, "next": " ".join(second), "is_next": is_next}
+
+
+def _pieces(sentence: str, most: int) -> list[str]:
+    """A sentence in pieces of at most so many characters, parted at spaces where there are any."""
+    found: list[str] = []
+    rest = sentence.strip()
+    while len(rest) > most:
+        space = max(rest.rfind(" ", 1, most + 1), 0) or most
+        found.append(rest[:space].rstrip())
+        rest = rest[space:].lstrip()
+    return [*found, rest] if rest else found

@@ -1,7 +1,9 @@
 """Next sentence: whether the second text goes on with the first (Devlin et al. 2018, section 3.1, task 2).
 
-Unusual: of a pair that is too long, the begin of the first text and the end of the second go, so that the seam, which is asked about, always stays.
-``nabi.data.corrupt.next_sentence_pairs`` makes rows out of documents.
+Unusual: of a pair that is too long, the text around its seam is read: the end of the first text and the begin of the second. That the second goes on with
+the first is said of the place where they meet, so other windows of the two would be asked about text that does not touch, which training never shows, and
+what they say would have to be averaged away. ``truncated`` tells that not all was read. ``nabi.data.corrupt.next_sentence_pairs`` makes rows that fit out of
+documents.
 """
 
 from __future__ import annotations
@@ -56,8 +58,8 @@ class NextSentence(Task):
         return {"next_sentence": len(NAMES)}
 
     def encode(self, example: Example, inputs: Inputs, options: NextSentenceOptions, use: Use = "predict", where: str = "") -> list[Row]:
-        encoding, cut = seam(example, inputs, options.max_length, where)
-        row = Row({"text": {"tokens": encoding.ids, "segments": encoding.segments}}, notes={"truncated": cut})
+        encoding, rest = seam(example, inputs, options.max_length, where)
+        row = Row({"text": {"tokens": encoding.ids, "segments": encoding.segments}}, notes={"truncated": any(rest)})
         if use == "train":
             row.targets = {"next": int(not self.truth(example, where))}
         return [row]
@@ -74,7 +76,10 @@ class NextSentence(Task):
         return {"next": F.cross_entropy(head.read(run, batch), batch.targets["next"], reduction="sum")}
 
     def answer(self, readings: Sequence[list[float]], rows: Sequence[Row], example: Example, options: NextSentenceOptions) -> dict[str, Any]:
-        """``{"label", "score", "scores", "is_next", "truncated"}``; labels are ``is_next`` and ``not_next``."""
+        """``{"label", "score", "scores", "is_next", "truncated"}``; labels are ``is_next`` and ``not_next``.
+
+        ``truncated`` says that the text around the seam alone was read.
+        """
         return {**told(readings[0]), "truncated": rows[0].notes["truncated"]}
 
     def truth(self, example: Example, where: str) -> bool:
@@ -137,8 +142,8 @@ def told(logits: Sequence[float]) -> dict[str, Any]:
     return {"label": label, "score": scores[label], "scores": scores, "is_next": label == NAMES[0]}
 
 
-def seam(example: Example, inputs: Inputs, max_length: int | None, where: str) -> tuple[Encoding, bool]:
-    """The pair with what lies farthest from the seam cut off, the longer text first; and whether anything was.
+def seam(example: Example, inputs: Inputs, max_length: int | None, where: str) -> tuple[Encoding, tuple[str, str]]:
+    """The pair with what lies farthest from the seam cut off, the longer text first; and what was cut off the first text and off the second.
 
     Raises:
         InputError: a text is missing.
@@ -151,14 +156,16 @@ def seam(example: Example, inputs: Inputs, max_length: int | None, where: str) -
     full = inputs.tokenizer.encode(text, following)
     limit = max_length or inputs.max_length
     if len(full) <= limit:
-        return full, False
+        return full, ("", "")
     (a, b), (c, d) = full.extent(0), full.extent(1)
     room = limit - (len(full) - (b - a) - (d - c))
     if room < 2:
         raise OptionError("max_length is too small for a pair", value=limit, expected=f"{limit - room + 2} or more")
     short = min(b - a, d - c, room // 2)
     first, second = (short, room - short) if b - a <= d - c else (room - short, short)
-    return full.without((a, b - first), (c + second, d)), True
+    begin, end = b - first, c + second
+    rest = text[: full.offsets[begin - 1][1]] if begin > a else "", following[full.offsets[end][0] :] if end < d else ""
+    return full.without((a, begin), (end, d)), rest
 
 
 TASK = NextSentence

@@ -1,6 +1,7 @@
 """BERT's pretraining: the masked language model and the next sentence together, over one pass (Devlin et al. 2018, section 3.1, appendix A.2).
 
 A folder of this task is opened as ``fill_mask`` or ``next_sentence`` too. In use it says whether a text goes on with another.
+Unusual: what is too far from the seam of a long pair to be in its row is learnt from all the same, as masked rows of their own that no pair is asked about.
 """
 
 from __future__ import annotations
@@ -57,25 +58,30 @@ class Pretraining(NextSentence):
             (pair,) = super().encode(example, inputs, options, use, where)
             pair.targets = {"masked": [IGNORED] * pair.length("text")}
             return [pair]
-        encoding, cut = seam(example, inputs, options.max_length, where)
-        row = _masking.row_of(encoding, inputs.tokenizer, self.settings.whole_word)
-        if row is None:
+        encoding, rest = seam(example, inputs, options.max_length, where)
+        limit = options.max_length or inputs.max_length
+        others = [window for text in rest if text for window in inputs.tokenizer.windows(text, max_length=limit, stride=0)]
+        pair, *more = [_masking.row_of(each, inputs.tokenizer, self.settings.whole_word) for each in (encoding, *others)]
+        if pair is None:
             raise DataError(f"{where or 'a pair'} has no token that could be hidden", value=dict(example), expected="one at least", fix="remove the row")
-        row.notes["truncated"] = cut
-        if use == "train":
-            row.targets = {"next": int(not self.truth(example, where))}
-        return [_masking.hidden_as_ever(row, self.settings.mask_probability)]
+        rows = [pair, *(row for row in more if row is not None)]
+        for row in rows:
+            row.notes["truncated"] = any(rest)
+            if use == "train":
+                row.targets = {"next": int(not self.truth(example, where)) if row is pair else IGNORED}
+        return [_masking.hidden_as_ever(row, self.settings.mask_probability) for row in rows]
 
     def corrupt(self, row: Row, generator: torch.Generator) -> Row:
         return _masking.hidden(row, self.settings.mask_probability, generator)
 
     def counts(self, targets: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        return {"masked": _masking.count(targets), **super().counts(targets)}
+        return {"masked": _masking.count(targets), "next": float((targets["next"] != IGNORED).sum())}
 
     def loss(self, run: Run, batch: Batch) -> dict[str, torch.Tensor]:
         first, hidden, kept = self._hidden(run, batch)
         masked = _masking.loss_of(self._head("vocabulary"), run, hidden, batch.targets["masked"][kept])
-        return {"masked": masked, "next": F.cross_entropy(self._head("next_sentence").logits(run, first), batch.targets["next"], reduction="sum")}
+        pairs = self._head("next_sentence").logits(run, first)
+        return {"masked": masked, "next": F.cross_entropy(pairs, batch.targets["next"], ignore_index=IGNORED, reduction="sum")}
 
     def read(self, run: Run, batches: Iterable[Batch], options: NextSentenceOptions) -> Iterator[tuple[int, Any]]:
         """``{"next", "nats", "tokens", "right"}`` of each row: the logits of the pair, and what is said of its hidden tokens."""
