@@ -159,14 +159,60 @@ def test_fine_tuning_keeps_how_the_base_decodes(tmp_path: Path) -> None:
     assert loaded.encode({"source": "it"}, loaded.options())[0].parts["text"]["tokens"] == loaded.inputs.tokenizer.encode("do: it").ids
 
 
+# ---- long sources ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "front"),
+    [
+        ("the cat is on the mat . " * 60, ""),  # sentences
+        ("summarize: " + "the cat is on the mat . " * 60, "summarize: "),
+        ("translate English to German: " + "the cat " * 180, "translate English to German: "),  # one sentence
+        ("question: the cat ? context: " + "is on the mat . " * 90, "question: the cat ? context: "),
+        ("say: " + "x" * 900, "say: "),  # no space
+        ("x" * 900, ""),
+        ("카" * 400, ""),
+        ("one two three four five six seven: " + "x" * 300, ""),  # too many words for a task
+        ("a: ", "a: "),
+    ],
+    ids=lambda x: x[:24],
+)
+def test_a_long_source_is_read_in_pieces_behind_its_task(source: str, front: str, models: dict[str, Path]) -> None:
+    model = nabi.load(models["t5"])
+    rows = model.encode({"source": source}, model.options())
+    tokenizer, limit = model.inputs.tokenizer, model.inputs.max_length
+    if len(tokenizer.encode(source).ids) <= limit:
+        assert len(rows) == 1
+        return
+    assert len(rows) > 3 and all(len(row.parts["text"]["tokens"]) <= limit and not row.notes["truncated"] for row in rows)
+    ends = len(front)
+    for row in rows:
+        begin, end = row.notes["place"]
+        assert source[ends:begin].strip() == "" and row.parts["text"]["tokens"] == tokenizer.encode(front + source[begin:end]).ids
+        ends = end
+    assert source[ends:].strip() == ""
+    answer = model.predict(source, max_new_tokens=3, num_beams=1)
+    assert not answer["truncated"] and [(p["start"], p["end"]) for p in answer["pieces"]] == [row.notes["place"] for row in rows]
+    alone = [model.predict(front + source[slice(*row.notes["place"])], max_new_tokens=3, num_beams=1)["text"] for row in (rows[0], rows[-1])]
+    assert [answer["pieces"][0]["text"], answer["pieces"][-1]["text"]] == alone
+    streamed_ = [record for record in model.stream(source, max_new_tokens=3, num_beams=1) if "answer" in record]
+    assert streamed_[-1]["answer"]["text"] == answer["text"]
+
+
+def test_a_prefix_that_leaves_no_room_is_refused(tmp_path: Path) -> None:
+    model = nabi.load(folder("t5", tmp_path / "long", config={"prefix": "the cat is on the mat . " * 20}))
+    with pytest.raises(InputError, match=r"tokens before it'. Expected fewer than 48. Shorten the prefix"):
+        model.predict("the cat")
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("given", "options", "error", "message"),
     [
-        (LONG, {}, InputError, r"input 1 is too long: '\d+ tokens'. Expected at most 48. Shorten it, or cut it with long='truncate'"),
-        (["the cat", LONG], {"long": "error"}, InputError, "input 2 is too long.*Shorten it"),
+        (LONG, {"long": "error"}, InputError, r"input 1 is too long: '\d+ tokens'. Expected at most 48. With long='window' it is read in pieces"),
+        (["the cat", LONG], {"long": "error"}, InputError, "input 2 is too long.*With long='window'"),
         ("the cat", {"min_length": 30, "max_length": 20}, OptionError, "min_length=30 is more than max_length=20"),
         ("the cat", {"num_beams": 2, "num_return_sequences": 3}, OptionError, "num_return_sequences=3 is more than num_beams=2"),
         ("the cat", {"num_return_sequences": 2}, OptionError, "without beams or do_sample"),
@@ -228,9 +274,9 @@ def test_a_family_that_goes_on_with_a_text_is_refused(models: dict[str, Path]) -
 def test_the_command_answers_and_ends_with_2_where_the_input_was_wrong(models: dict[str, Path], tmp_path: Path) -> None:
     wanted = nabi.load(models["t5"], precision="fp32").predict("the cat", max_new_tokens=4)
     assert command("predict", models["t5"], "the cat", "--set", "max_new_tokens=4") == (0, wanted["text"] + "\n", "")
-    refused = {"num_beams=1": "input 1 is too long", "min_new_tokens=30": "leaves less room", "num_return_sequences=2": "without beams"}
+    refused = {"long=error": "input 1 is too long", "min_new_tokens=30": "leaves less room", "num_return_sequences=2": "without beams"}
     for wrong, message in refused.items():
-        text = LONG if wrong == "num_beams=1" else "the cat"
+        text = LONG if wrong == "long=error" else "the cat"
         code, out, err = command("predict", models["t5"], text, "--set", wrong, "--json")
         assert (code, out) == (2, "") and err.startswith("error: ") and message in err and "Traceback" not in err
     (tmp_path / "rows.jsonl").write_text(json.dumps({"source": "the cat"}) + "\n" + json.dumps({"source": 5}) + "\n")

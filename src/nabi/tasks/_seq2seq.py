@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nabi.batch import Row
@@ -66,16 +66,23 @@ class TextToText(Generating):
         if fits and not self.apart(options):
             return [self._row(whole.ids, (0, len(source)))]
         if not fits and options.long == "error":
-            fix = "with long='window' it is read in pieces" if self.in_pieces else "shorten it, or cut it with long='truncate'"
+            fix = "with long='window' it is read in pieces"
             raise InputError(f"{where or 'the source'} is too long", value=f"{len(whole.ids)} tokens", expected=f"at most {limit}", fix=fix)
-        if not fits and (options.long == "truncate" or not self.in_pieces):
-            if options.long != "truncate":
-                fix = "shorten it, or cut it with long='truncate'"
-                raise InputError(f"{where or 'the source'} is too long", value=f"{len(whole.ids)} tokens", expected=f"at most {limit}", fix=fix)
+        if not fits and options.long == "truncate":
             return [self._row(inputs.tokenizer.truncated(before + source, None, limit)[0].ids, (0, len(source)), cut=True)]
-        return [self._row(inputs.tokenizer.encode(before + source[a:b]).ids, (a, b)) for a, b in self._places(source, before, inputs, options)]
+        front = self.front(source, lambda text: len(inputs.tokenizer.encode(before + text).ids) <= limit * 3 // 4)
+        if len(empty := inputs.tokenizer.encode(before).ids) >= limit:
+            what = f"{where or 'the source'} is too long"
+            raise InputError(what, value=f"{len(empty)} tokens before it", expected=f"fewer than {limit}", fix="shorten the prefix")
+        before += source[:front]
+        places = [(front + a, front + b) for a, b in self._places(source[front:], before, inputs, options)]
+        rows = [self._row(inputs.tokenizer.encode(before + source[a:b]).ids, (a, b)) for a, b in places]
+        rows[0].notes["front"] = front
+        return rows
 
-    in_pieces = True  # whether a source that is too long may be read piece by piece
+    def front(self, source: str, small: Callable[[str], bool]) -> int:
+        """How many of a long source's first characters say what is to be done, so that each piece begins with them; ``small`` says if so many may."""
+        return 0
 
     def apart(self, options: Any) -> bool:
         """Whether sentences are read one by one even if the text fits."""
@@ -152,7 +159,7 @@ class TextToText(Generating):
         }
 
     def between(self, rows: Sequence[Row], number: int, example: Example) -> str:
-        end = rows[number - 1].notes["place"][1] if number else 0
+        end = rows[number - 1].notes["place"][1] if number else rows[0].notes.get("front", 0)
         return str(example["source"][end : rows[number].notes["place"][0]])
 
     def truth(self, example: Example, where: str) -> str:

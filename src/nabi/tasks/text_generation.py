@@ -125,15 +125,16 @@ class TextGeneration(Generating):
             raise InputError(f"{where or 'the text'} is empty", value=text, expected="some text, as the model has no token that begins one")
         if start is not None and (not ids or (self.settings.begin and ids[0] != start)):
             ids = [start, *ids]
+        cut = False
         if options.handle_long_generation == "hole":
             room = inputs.max_length - (self.chosen(options).max_new_tokens or 1)
             if room < 1:
                 raise InputError("the answer alone is longer than the model", value=options.max_new_tokens, expected=f"below {inputs.max_length}")
-            ids = ids[-room:]
+            cut, ids = len(ids) > room, ids[-room:]
         elif len(ids) >= inputs.max_length:
             fix = "shorten it, or cut its beginning with handle_long_generation='hole'"
             raise InputError(f"{where or 'the text'} leaves no room", value=f"{len(ids)} tokens", expected=f"fewer than {inputs.max_length}", fix=fix)
-        return Row({"text": {"tokens": ids}})
+        return Row({"text": {"tokens": ids}}, notes={"truncated": cut})
 
     def example_of(self, item: Any, where: str = "an input") -> Example:
         refuse_chat(item, where)
@@ -145,7 +146,7 @@ class TextGeneration(Generating):
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 
     def answer(self, readings: Sequence[Any], rows: Sequence[Row], example: Example, options: TextGenerationOptions) -> dict[str, Any]:
-        """``{"text", "completion", "finish_reason", "sequences"}``; of an evaluated document ``{"nats", "tokens", "bytes", "perplexity"}``."""
+        """``{"text", "completion", "finish_reason", "truncated", "sequences"}``; of an evaluated document ``{"nats", "tokens", "bytes", "perplexity"}``."""
         if isinstance(readings[0], dict):
             nats, tokens = sum(r["nats"] for r in readings), sum(r["tokens"] for r in readings)
             size = sum(row.notes["bytes"] for row in rows)
@@ -157,6 +158,7 @@ class TextGeneration(Generating):
             "text": example["text"] + best.text,
             "completion": best.text,
             "finish_reason": best.finish_reason,
+            "truncated": rows[0].notes["truncated"],
             "sequences": [told(piece, front) for piece in pieces],
         }
 
