@@ -28,7 +28,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     return cache(lambda kind: nc.AutoTokenizer.from_pretrained(tiny.tokenizer_folder(kind, base / kind)))
 
 
-@pytest.mark.parametrize("kind", tiny.TOKENIZERS)
+@pytest.mark.parametrize("kind", [*tiny.TOKENIZERS, *tiny.MARIAN])
 def test_all_calls_answer_as_version_4(kind: str, opened: Callable[[str], Any]) -> None:
     found = json.loads(json.dumps(tiny.asked(copy.deepcopy(opened(kind)), kind)))
     wanted = GOLDEN[kind]

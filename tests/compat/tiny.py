@@ -5,16 +5,20 @@ The folders are the same on any machine.
 
 from __future__ import annotations
 
+import io
 import json
 import string
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 from torch import Tensor
 
 import nabi.compat as nc
 from conformance.kit import randomised
+from golden.committed import committed
+from nabi.text.spm import read_model
 from tasks.written import folder
 
 WORDS = [
@@ -53,6 +57,11 @@ def stem_of(name: str) -> str:
 
 
 def model_folder(name: str, path: Path, seed: int = 0) -> Path:
+    """A model of this class: the committed one, or from another seed."""
+    return write_model(name, path, seed) if seed else committed(f"compat-{name}", path, lambda path: write_model(name, path))
+
+
+def write_model(name: str, path: Path, seed: int = 0) -> Path:
     """A model of this class, its weights from N(0, 0.25)."""
     stem = stem_of(name)
     labels = {} if name.endswith("QuestionAnswering") else {"num_labels": 3}
@@ -175,16 +184,74 @@ FACTS = (
     "pad_token_id", "cls_token", "sep_token_id", "mask_token", "unk_token", "eos_token", "bos_token_id", "max_len_single_sentence",
 )  # fmt: skip
 TOKENIZERS = ("bert", "gpt2", "t5", "bart")
+# of Marian's, which has no offsets, and words of its own for a side
+CODED = [*TEXTS, ">>fra<< good film", ">>xyz<< bad", "a >>fra<< b", "good</s> film", "<unk> a <pad>", "▁ ▁a▁b▁"]
+MARIAN = ("marian", "marian-separate")
+SPOKEN = ["good film", "bad film", "나비가 꽃에 앉았다", "이순신이 good film", "a b c d e f g h i j k l m n o p q r s t u v w x y z . , !"] * 20
+
+
+def coded(kind: str) -> list[str]:
+    """Texts; of a target vocabulary of its own version 4 takes the source's id of a pad token, which may stand for another of the target's."""
+    return CODED if kind == "marian" else [text for text in CODED if "<pad>" not in text]
+
+
+def sides(kind: str) -> list[tuple[str, list[Any], dict[str, Any]]]:
+    """The calls of Marian's tokenizers."""
+    texts = coded(kind)
+    return [
+        *(("call", [text], {}) for text in texts),
+        *(("call", [], {"text_target": text}) for text in texts),
+        ("call", [texts, texts[::-1]], {}),
+        ("call", [texts], {"padding": True, "return_tensors": "pt", **({"text_target": texts[::-1]} if kind == "marian" else {})}),
+        ("call", [LONG], {"truncation": True, "max_length": 8}),
+        ("call", [[LONG, "bad"]], {"padding": "max_length", "truncation": True, "max_length": 12, "return_special_tokens_mask": True}),
+        *(("tokenize", [text], {}) for text in texts),
+        ("convert_tokens_to_ids", [["▁a", ">>fra<<", "</s>", "nothing-of-it"]], {}),
+        ("convert_ids_to_tokens", [list(range(40))], {}),
+        *(("decode", [ids], {"skip_special_tokens": skip}) for ids in ([5, 9, 6, 0], [0, 1, 12, 30, 31, 8], [33, 7, 7, 21]) for skip in (True, False)),
+        ("batch_decode", [[[5, 7], [9]]], {"skip_special_tokens": True}),
+        ("get_vocab", [], {}),
+        ("num_special_tokens_to_add", [False], {}),
+    ]
 
 
 def tokenizer_folder(kind: str, path: Path) -> Path:
-    """BERT's in a vocab.txt; the others as their models write them."""
-    if kind != "bert":
-        return folder(kind, path)
+    """BERT's in a vocab.txt, Marian's with a SentencePiece model a side; the others as their models write them."""
+    if kind in ("bert", *MARIAN):
+        return committed(f"compat-tokenizer-{kind}", path, lambda path: write_tokenizer(kind, path))
+    return folder(kind, path)
+
+
+def write_tokenizer(kind: str, path: Path) -> Path:
+    """Such a folder, from its recipe; the two sides of Marian's have pieces of their own, a tenth of which the vocabulary lacks."""
     path.mkdir(parents=True, exist_ok=True)
+    if kind in MARIAN:
+        pieces: dict[str, list[str]] = {}
+        for side, size, texts in (("source", 60, SPOKEN), ("target", 50, [text for text in SPOKEN if "good" not in text])):
+            (path / f"{side}.spm").write_bytes(spm(texts, size))
+            pieces[side] = read_model((path / f"{side}.spm").read_bytes(), "").of_type(1)
+        shared = sorted({*pieces["source"], *pieces["target"]})
+        known = {"vocab.json": shared[: len(shared) * 9 // 10]} if kind == "marian" else {"vocab.json": pieces["source"], "target_vocab.json": pieces["target"]}
+        for name, found in known.items():
+            tokens = ["</s>", "<unk>", *found, *([">>fra<<"] if name == "vocab.json" else []), "<pad>"]
+            (path / name).write_text(json.dumps({token: id for id, token in enumerate(tokens)}, ensure_ascii=False), encoding="utf-8")
+        settings = {"tokenizer_class": "MarianTokenizer", "source_lang": "eng", "target_lang": "kor", "model_max_length": 24}
+        settings |= {"separate_vocabs": True} if kind != "marian" else {}
+        (path / "tokenizer_config.json").write_text(json.dumps(settings))
+        return path
     (path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": False, "model_max_length": 24}))
     return path
+
+
+def spm(texts: list[str], size: int) -> bytes:
+    """A SentencePiece model of probabilities."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=written, vocab_size=size, unk_id=0, bos_id=-1, eos_id=-1, hard_vocab_limit=False, minloglevel=2,
+        num_threads=1, normalization_rule_name="identity",  # the usual one is 240 kB
+    )  # fmt: skip
+    return written.getvalue()
 
 
 def asked(tokenizer: Any, kind: str) -> list[Any]:
@@ -192,7 +259,11 @@ def asked(tokenizer: Any, kind: str) -> list[Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     found: list[Any] = [{name: plain(getattr(tokenizer, name)) for name in FACTS}, len(tokenizer)]
-    for method, args, options in [*CALLS, *(WORDWISE if kind in ("bert", "t5") else ())]:
+    if kind in MARIAN:
+        for text in coded(kind):
+            with tokenizer.as_target_tokenizer():  # version 4 leaves the target after the first call in it
+                found.append(plain(tokenizer(text)))
+    for method, args, options in sides(kind) if kind in MARIAN else [*CALLS, *(WORDWISE if kind in ("bert", "t5") else ())]:
         try:
             answer = (tokenizer if method == "call" else getattr(tokenizer, method))(*args, **options)
         except BaseException as problem:

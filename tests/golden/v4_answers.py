@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from golden.committed import used
 from tasks.answering import CONTEXT, KINDS, KOREAN, LONG, QUESTION, folder
 
 FILE = Path(__file__).with_suffix(".json")
@@ -68,7 +69,7 @@ def main() -> None:
                 raise
             lines.append(json.dumps({"model": kind, "args": args, "options": options, "answer": answer}, ensure_ascii=False))
     told = ",\n".join(lines)
-    FILE.write_text(f'{{"version": "{transformers.__version__}",\n"cases": [\n{told}\n]}}\n', encoding="utf-8")
+    FILE.write_text(f'{{"version": "{transformers.__version__}",\n"checkpoints": {json.dumps(used())},\n"cases": [\n{told}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from compat import tiny
+from golden.committed import used
 
 FILE = Path(__file__).with_suffix(".json")
 
@@ -54,9 +55,10 @@ def main() -> None:
             model = getattr(transformers, name).from_pretrained(tiny.model_folder(name, Path(base) / f"write {name}")).eval()
             given = {key: value for key, value in tiny.padded(name, side).items() if key in ("input_ids", "attention_mask")}
             found["generate"][name] = [model.generate(**given, do_sample=False, **options).tolist() for options in tiny.GENERATE]
-        for kind in tiny.TOKENIZERS:
+        for kind in (*tiny.TOKENIZERS, *tiny.MARIAN):
             folder = tiny.tokenizer_folder(kind, Path(base) / f"tokenizer {kind}")
             found["tokenizers"][kind] = tiny.asked(transformers.AutoTokenizer.from_pretrained(folder), kind)
+    found["checkpoints"] = used()
     found["sizes"] = {}
     for size in ({}, {"n_layer": 48, "n_head": 25, "n_embd": 1600, "vocab_size": 32768}):
         with torch.device("meta"):

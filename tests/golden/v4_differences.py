@@ -22,6 +22,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 import nabi
+from golden.committed import committed, used
 from nabi import checkpoint, tasks
 from tasks import answering, masked, read, tagged, written
 
@@ -72,6 +73,23 @@ CASES: dict[str, list[Case]] = {
 }
 
 
+def write(name: str, path: Path) -> Path:
+    """The folder of ``eojeol``, whose words hold their particles, or of ``writer``, which answers out of words of bytes, from its recipe."""
+    tokens = path.with_name(f"{name}-tokens")
+    if name == "eojeol":
+        tokens.mkdir(parents=True)
+        answering.wordpiece(tokens, "bert")
+        (tokens / "vocab.txt").write_text((tokens / "vocab.txt").read_text(encoding="utf-8") + "\n".join(EOJEOL) + "\n", encoding="utf-8")
+        family, size = "bert", answering.SIZES["bert"]
+    else:
+        tokens, family, size = written.tokenizer("gpt2", tokens), "gpt2", {**written.SIZES["gpt2"], "max_positions": 300}
+        written.edit(tokens / "tokenizer_config.json", model_max_length=300)
+    task = tasks.find("question_answering")
+    checkpoint.save(written.randomised(nabi.create(family, {"vocab_size": 1, **size}, task.name, task.Settings(), tokens), 0, 0.3), path)
+    (path / "nabi.json").unlink()
+    return path
+
+
 def folder(name: str, base: Path) -> Path:
     """The folder of one of the models in ``CASES``."""
     path = base / name
@@ -80,18 +98,7 @@ def folder(name: str, base: Path) -> Path:
     if name == "answerer":
         return answering.folder("bert", path)
     if name in ("eojeol", "writer"):
-        if name == "eojeol":
-            (tokens := base / "eojeol-tokens").mkdir()
-            answering.wordpiece(tokens, "bert")
-            (tokens / "vocab.txt").write_text((tokens / "vocab.txt").read_text(encoding="utf-8") + "\n".join(EOJEOL) + "\n", encoding="utf-8")
-            family, size = "bert", answering.SIZES["bert"]
-        else:
-            tokens, family, size = written.tokenizer("gpt2", base / "writer-tokens"), "gpt2", {**written.SIZES["gpt2"], "max_positions": 300}
-            written.edit(tokens / "tokenizer_config.json", model_max_length=300)
-        task = tasks.find("question_answering")
-        checkpoint.save(written.randomised(nabi.create(family, {"vocab_size": 1, **size}, task.name, task.Settings(), tokens), 0, 0.3), path)
-        (path / "nabi.json").unlink()
-        return path
+        return committed(f"differences-{name}", path, lambda path: write(name, path))
     if name == "filler":
         return masked.folder("bert", path)
     if name == "gpt2":
@@ -133,7 +140,8 @@ def main() -> None:
                     told = {"error": type(problem).__name__}
                 found = {"difference": difference, "task": task, "model": model, "args": args, "options": options, **told}
                 lines.append(json.dumps(found, ensure_ascii=False))
-    FILE.write_text(f'{{"version": "{transformers.__version__}",\n"cases": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
+    head = f'"version": "{transformers.__version__}",\n"checkpoints": {json.dumps(used())}'
+    FILE.write_text(f'{{{head},\n"cases": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

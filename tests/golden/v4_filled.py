@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from golden.committed import used
 from tasks.masked import KINDS, MASKS, folder
 
 FILE = Path(__file__).with_suffix(".json")
@@ -44,7 +45,9 @@ def main() -> None:
         for kind in KINDS:
             pipe = transformers.pipeline("fill-mask", str(folder(kind, Path(base) / kind)), device="cpu")
             found += [[kind, options, spelt(text, kind), pipe(spelt(text, kind), **options)] for options, text in CASES]
-    FILE.write_text("[\n" + ",\n".join(json.dumps(case, ensure_ascii=False) for case in found) + "\n]\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in found)
+    head = f'"version": "{transformers.__version__}",\n"checkpoints": {json.dumps(used())}'
+    FILE.write_text(f'{{{head},\n"cases": [\n{lines}\n]}}\n', encoding="utf-8")
     print(f"{len(found)} cases of {transformers.__version__} in {FILE.name}, {FILE.stat().st_size} bytes")
 
 

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from golden.committed import used
 from tasks.read import LABELS, folder
 
 FILE = Path(__file__).with_suffix(".json")
@@ -62,7 +63,7 @@ def main() -> None:
             asked = {**options, **({"tokenize_kwargs": dict(options["tokenize_kwargs"])} if "tokenize_kwargs" in options else {})}
             found.append({"task": task, "model": name, "options": options, "given": given, "answer": plain(made[task, name](given, **asked))})
     lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in found)
-    FILE.write_text(f'{{"version": "{transformers.__version__}",\n"cases": [\n{lines}\n]}}\n', encoding="utf-8")
+    FILE.write_text(f'{{"version": "{transformers.__version__}",\n"checkpoints": {json.dumps(used())},\n"cases": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

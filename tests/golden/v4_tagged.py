@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from golden.committed import used
 from tasks.tagged import LONG, MODELS, TEXTS, folder
 
 FILE = Path(__file__).with_suffix(".json")
@@ -50,7 +51,7 @@ def main() -> None:
             for options, given in [(options, given) for model, options, given in CASES if model == name]:
                 found.append({"model": name, "options": options, "given": given, "answer": plain(pipe(given, **options))})
     lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in found)
-    FILE.write_text(f'{{"version": "{transformers.__version__}",\n"cases": [\n{lines}\n]}}\n', encoding="utf-8")
+    FILE.write_text(f'{{"version": "{transformers.__version__}",\n"checkpoints": {json.dumps(used())},\n"cases": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+from golden.committed import used
 from tasks.written import MODELS, folder
 
 FILE = Path(__file__).with_suffix(".json")
@@ -98,7 +99,7 @@ def main() -> None:
             found["streams"].append({"task": task, "model": kind, "answers": [plain(x) for x in stream]})
     lines = {name: ",\n".join(json.dumps(case, ensure_ascii=False) for case in found[name]) for name in ("cases", "streams")}
     told = ",\n".join(f'"{name}": [\n{text}\n]' for name, text in lines.items())
-    FILE.write_text(f'{{"version": "{found["version"]}",\n{told}}}\n', encoding="utf-8")
+    FILE.write_text(f'{{"version": "{found["version"]}",\n"checkpoints": {json.dumps(used())},\n{told}}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from tasks.masked import KINDS, MASKS, folder, tokenizer_of
 from training.small import PLAIN, SIZE, feed, same, weights
 
 TOLERANCE = 1e-5
-V4: list[tuple[str, dict[str, Any], Any, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+V4: list[tuple[str, dict[str, Any], Any, Any]] = json.loads(FILE.read_text(encoding="utf-8"))["cases"]
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
 
 

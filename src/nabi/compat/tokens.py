@@ -296,7 +296,7 @@ class PreTrainedTokenizer:
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
         """The tokens of a text."""
         if self._library is None:
-            return self._nabi.tokens(self._nabi.encode(text, pair, special=add_special_tokens).ids)
+            return self._nabi.pieces(text, pair, special=add_special_tokens)
         with self._lock, Guard(InputError, "the text can't be tokenised", value=text):
             self._library.no_truncation()
             self._library.no_padding()
@@ -312,7 +312,8 @@ class PreTrainedTokenizer:
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """The token of an id or the tokens of several."""
         if isinstance(ids, int):
-            return self._nabi.token(ids) if self._library is None else self._library.id_to_token(ids)
+            # of two vocabularies ids are the target's, as in decode
+            return self._nabi.target.token(ids) if self._library is None else self._library.id_to_token(ids)
         left_out = set(self.all_special_ids) if skip_special_tokens else set()
         return [self.convert_ids_to_tokens(i) for i in _plain(ids) if i not in left_out]
 

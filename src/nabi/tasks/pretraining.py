@@ -61,14 +61,14 @@ class Pretraining(NextSentence):
         encoding, rest = seam(example, inputs, options.max_length, where)
         limit = options.max_length or inputs.max_length
         others = [window for text in rest if text for window in inputs.tokenizer.windows(text, max_length=limit, stride=0)]
-        pair, *more = [_masking.row_of(each, inputs.tokenizer, self.settings.whole_word) for each in (encoding, *others)]
-        if pair is None:
+        found = [_masking.row_of(each, inputs.tokenizer, self.settings.whole_word) for each in (encoding, *others)]
+        if found[0] is None:
             raise DataError(f"{where or 'a pair'} has no token that could be hidden", value=dict(example), expected="one at least", fix="remove the row")
-        rows = [pair, *(row for row in more if row is not None)]
-        for row in rows:
+        rows = [row for row in found if row is not None]
+        for number, row in enumerate(rows):
             row.notes["truncated"] = any(rest)
             if use == "train":
-                row.targets = {"next": int(not self.truth(example, where)) if row is pair else IGNORED}
+                row.targets = {"next": IGNORED if number else int(not self.truth(example, where))}
         return [_masking.hidden_as_ever(row, self.settings.mask_probability) for row in rows]
 
     def corrupt(self, row: Row, generator: torch.Generator) -> Row:

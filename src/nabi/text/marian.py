@@ -25,14 +25,16 @@ class Columns:
     """The tokens of a text or a pair, under the names of the library."""
 
     ids: list[int] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)  # as they stand in the text, the vocabulary's or not
     type_ids: list[int] = field(default_factory=list)
     offsets: list[tuple[int, int]] = field(default_factory=list)
     word_ids: list[int | None] = field(default_factory=list)
     special_tokens_mask: list[int] = field(default_factory=list)
     sequence_ids: list[int | None] = field(default_factory=list)
 
-    def add(self, id: int, side: int, offset: tuple[int, int], word: int | None, *, special: bool = False) -> None:
+    def add(self, id: int, token: str, side: int, offset: tuple[int, int], word: int | None, *, special: bool = False) -> None:
         self.ids.append(id)
+        self.tokens.append(token)
         self.type_ids.append(side)
         self.offsets.append(offset)
         self.word_ids.append(word)
@@ -73,13 +75,13 @@ class Marian:
         self._unk, self._eos = self._ids[names["unk"]], self._known[names["eos"]]
         words = "|".join(map(re.escape, sorted(self._known, key=len, reverse=True)))
         self._split = re.compile(f"({words})")
-        self._digest = hashlib.sha256(b"".join(hashlib.sha256(files[name]).digest() for name in (model, vocabulary)))
-        self._digest.update(repr(sorted(self._known.items())).encode())
+        sums = b"".join(hashlib.sha256(files[name]).digest() for name in (model, vocabulary))
+        self._digest = hashlib.sha256(sums + repr(sorted(self._known.items())).encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of what decides the ids."""
-        return self._digest.hexdigest()
+        return self._digest
 
     def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Columns:
         """The tokens of a text, or of a text and its pair, and ``</s>``."""
@@ -87,7 +89,7 @@ class Marian:
         for side, given in enumerate((text,) if pair is None else (text, pair)):
             self._put(columns, given, side)
         if add_special_tokens:
-            columns.add(self._eos, int(pair is not None), (0, 0), None, special=True)
+            columns.add(self._eos, self._tokens[self._eos], int(pair is not None), (0, 0), None, special=True)
         return columns
 
     def encode_batch(self, inputs: Iterable[str | tuple[str, str]], *, add_special_tokens: bool = True) -> list[Columns]:
@@ -147,16 +149,16 @@ class Marian:
         for part in self._split.split(text):
             if part in self._known:
                 word += 1
-                columns.add(self._known[part], side, (at, at + len(part)), word)
+                columns.add(self._known[part], part, side, (at, at + len(part)), word)
             else:
                 begin = at
                 if part.startswith(">>") and "<<" in part:
                     begin += part.index("<<") + 2
                     word += 1
-                    columns.add(self._id(text[at:begin]), side, (at, begin), word)
+                    columns.add(self._id(text[at:begin]), text[at:begin], side, (at, begin), word)
                 for piece, start, end in self._pieces.of(text[begin : at + len(part)]):
                     word += piece.startswith(SPACE) or word < 0
-                    columns.add(self._id(piece), side, (begin + start, begin + end), word)
+                    columns.add(self._id(piece), piece, side, (begin + start, begin + end), word)
             at += len(part)
 
     def _id(self, piece: str) -> int:

@@ -176,6 +176,17 @@ class Tokenizer:
             first, second = self._composed(text), None if pair is None else self._composed(pair)
             return self._finished(self.library.encode(first.text, second and second.text, add_special_tokens=special), first, second)
 
+    def pieces(self, text: str, pair: str | None = None, *, special: bool = True) -> list[str]:
+        """The tokens of a text by name; of a Marian folder also those that its vocabulary lacks.
+
+        Raises:
+            InputError: not a str, or not valid Unicode.
+        """
+        _check((text,) if pair is None else (text, pair))
+        with Guard(InputError, "the text can't be tokenised", value=text):
+            second = None if pair is None else self._composed(pair).text
+            return list(self.library.encode(self._composed(text).text, second, add_special_tokens=special).tokens)
+
     def encode_batch(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, special: bool = True) -> list[Encoding]:
         """``encode`` of many texts at once, on all cores.
 
