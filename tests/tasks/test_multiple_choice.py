@@ -186,6 +186,29 @@ def test_a_long_context_is_read_in_windows_that_repeat_question_and_choice(model
     assert max(abs(a - b) for a, b in zip(cut["scores"], found["scores"], strict=True)) >= 100 * TOLERANCE
 
 
+def test_windows_count_by_their_length_in_answers_and_in_the_loss(model: Model) -> None:
+    """Weights are counted here from the tokens of the rows; a mean that counts windows alike is another."""
+    dice = random.Random(3)
+    context = " ".join(dice.choices(PLAIN, k=70))  # one window is full, the last holds a few words
+    example = {"context": context, "question": "the good film", "choices": ["bad", " ".join(dice.choices(PLAIN, k=8))], "label": 1}
+    rows = model.encode(example, model.options(), "train")
+    special = {model.inputs.tokenizer.id(name) for name in ("[CLS]", "[SEP]")}
+    weights = torch.tensor([sum(token not in special for token in row.parts["text"]["tokens"]) for row in rows], dtype=torch.float64)
+    of = torch.tensor([row.notes["choice"] for row in rows])
+    batch = batch_of(rows, range(len(rows)), model.task.targets)
+    head: Any = model.task.choice
+    with torch.no_grad():
+        scores, loss = head.read(Run(model.body), batch)[:, 0].double(), float(model(batch)["choice"])
+
+    def mean(weights: Tensor) -> Tensor:
+        return torch.stack([(scores * weights)[of == i].sum() / weights[of == i].sum() for i in (0, 1)])
+
+    wanted, alike = mean(weights).log_softmax(0), mean(torch.ones_like(weights)).log_softmax(0)
+    assert (of == 0).sum() > 1 and weights.max() > 2 * weights.min()
+    assert model.predict(example)["scores"] == pytest.approx(wanted.exp().tolist(), abs=TOLERANCE) and loss == pytest.approx(-float(wanted[1]), abs=TOLERANCE)
+    assert float((wanted.exp() - alike.exp()).abs().max()) >= 100 * TOLERANCE and abs(float(wanted[1] - alike[1])) >= 100 * TOLERANCE  # control
+
+
 # ---- it learns ---------------------------------------------------------------------------------------------------------------------------------------
 
 
