@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -242,24 +242,29 @@ def written_spans(tokens: Sequence[int], marks: Sequence[int]) -> list[list[int]
     return found
 
 
-def text_in_blank(tokenizer: Tokenizer, before: Sequence[int], written: Sequence[int], spaced: bool) -> str:
-    """The text of tokens that fill a blank; ``spaced``: nothing, or a space, stands in front of it."""
+def text_in_blank(tokenizer: Tokenizer, before: Sequence[int], written: Sequence[int], *, left: bool, right: bool) -> str:
+    """The text of tokens that fill a blank.
+
+    Args:
+        tokenizer: of the tokens.
+        before: the tokens in front of the blank, which say whether there is a space between.
+        written: those that fill it.
+        left, right: whether a space, or nothing, is on this side of the blank already.
+    """
     front, whole = tokenizer.decode(before), tokenizer.decode([*before, *written])
     text = whole[len(front) :] if whole.startswith(front) else tokenizer.decode(written)
-    return text.lstrip() if spaced else text
+    text = text.lstrip() if left else text
+    return text.rstrip() if right else text
 
 
-def between(written: str, known: Sequence[str]) -> Iterator[str | None]:
-    """What stands in a text between texts that are known, in their order; None for all where one of them is missing."""
+def between(written: str, known: Sequence[str]) -> list[str | None]:
+    """What stands in a text between texts that are known, in their order, the first at its begin, the last at its end; None for all where one is missing."""
     places: list[tuple[int, int]] = []
     end = 0
-    for part in known:
-        at = written.find(part, end)
-        if at < 0 or (not places and at > 0 and part):
-            yield from [None] * (len(known) - 1)
-            return
-        places.append((at, at + len(part)))
+    for number, part in enumerate(known):
+        at = len(written) - len(part) if number == len(known) - 1 else written.find(part, end) if number else 0
+        if at < end or not written.startswith(part, at):
+            return [None] * (len(known) - 1)
         end = at + len(part)
-    if not known[-1]:
-        places[-1] = (len(written), len(written))
-    yield from (written[a:b].strip() for (_, a), (b, _) in itertools.pairwise(places))
+        places.append((at, end))
+    return [written[a:b].strip() for (_, a), (b, _) in itertools.pairwise(places)]

@@ -11,7 +11,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -265,11 +264,11 @@ class Denoise(Generating):
     def _spans_of(self, row: Row, piece: Piece, source: str) -> list[str | None]:
         notes, ids = row.notes, row.parts["text"]["tokens"]
         found = written_spans(piece.tokens, notes["marks"])
-        fill = partial(text_in_blank, notes["tokenizer"])
-        return [
-            None if new is None else fill(ids[:place], new, not source[:start] or source[start - 1].isspace())
-            for new, place, (start, _) in zip(found, notes["places"], notes["blanks"], strict=False)
-        ]
+        texts: list[str | None] = []
+        for new, place, (start, end) in zip(found, notes["places"], notes["blanks"], strict=False):
+            spaced = {"left": not source[:start].rstrip() or source[start - 1].isspace(), "right": not source[end:].rstrip() or source[end].isspace()}
+            texts.append(None if new is None else text_in_blank(notes["tokenizer"], ids[:place], new, **spaced))
+        return texts
 
     def stream(self, *args: Any, **more: Any) -> Iterator[dict[str, Any]]:
         raise OptionError("the blanks of a text are filled when all of them are written, so there is nothing to stream", fix="ask for it with predict")
@@ -303,7 +302,7 @@ def _known(row: Row, piece: Piece, source: str) -> list[str | None]:
     """What stands at each mask in a text that was written whole."""
     (a, b), blanks = row.notes["place"], row.notes["blanks"]
     cuts = [a, *(x for blank in blanks for x in blank), b]
-    return list(between(piece.text.strip(), [source[x:y].strip() for x, y in zip(cuts[::2], cuts[1::2], strict=True)]))
+    return between(piece.text.strip(), [source[x:y].strip() for x, y in zip(cuts[::2], cuts[1::2], strict=True)])
 
 
 class _Score:
