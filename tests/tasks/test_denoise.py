@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers, processors
 
 import nabi
 from nabi import Plan, checkpoint, tasks
-from nabi.batch import Row, pack
+from nabi.batch import pack
 from nabi.data.corrupt import dropped_spans, infilled_spans, sentences, span_counts
 from nabi.data.sharding import write_shards
 from nabi.errors import DataError, InputError, OptionError, TokenizerError
@@ -35,83 +32,18 @@ from nabi.tasks.denoise import DenoiseSettings
 from nabi.text.training import TokenizerSettings, train_tokenizer
 from nabi.training.windows import Windows
 from tasks.bytewise import bytewise
+from tasks.noised import LONG, SENTINELS, TEXTS, WHO, documents, dropped_places, ids, inputs_words, made, put_back, rows, sentinels, tokenizer
 from tasks.written import command, fitted, folder
 from tasks.written import tokenizer as written_tokenizer
 from training.small import feed, same, weights
 
-SENTINELS = [f"<extra_id_{i}>" for i in range(24)]
-WHO = {"나비가": "꽃에 앉았다", "고양이가": "집에서 잤다", "the cat": "sat on the mat", "a butterfly": "flew over the hill"}
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
-
-
-def documents(count: int, seed: int = 0) -> list[str]:
-    """Sentences of which the second half follows from the first."""
-    dice = random.Random(seed)
-    return [" ".join(f"{who} {WHO[who]}." for who in dice.choices(list(WHO), k=dice.randint(1, 2))) for _ in range(count)]
-
-
-TEXTS = documents(200)
-LONG = "나비가 꽃에 앉았다. The butterfly sat on a flower, and flew away over the hill! 고양이가 집에서 잤다. " * 12
 ANY = st.lists(st.sampled_from([*WHO, *WHO.values(), "뷁", "don't", ".", "?", "x y"]), min_size=1, max_size=25).map(" ".join)
-
-
-# Korean words in two pieces, English ones whole, and letters for all else
-WORDS = "▁나비 가 ▁고양이 ▁꽃 에 ▁집 에서 ▁앉 았다 ▁잤 다 ▁the ▁cat ▁sat ▁on ▁mat ▁a ▁butterfly ▁flew ▁over ▁hill"
-PIECES = ["▁", *WORDS.split(" "), *".!?'abcdefghijklmnopqrstuvwxyz"]
-
-
-def tokenizer(path: Path, sentinels: int = 24) -> Path:
-    """A tokenizer with sentinels and a mask."""
-    special = ["<pad>", "</s>", "<unk>", "<mask>", *(f"<extra_id_{i}>" for i in range(sentinels))]
-    pieces = [*((name, 0.0) for name in special), *((piece, -2.0 - (len(piece) == 1)) for piece in PIECES)]
-    library = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=2))
-    library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    library.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
-    library.add_special_tokens(special)
-    path.mkdir(parents=True, exist_ok=True)
-    library.save(str(path / "tokenizer.json"))
-    told = {"tokenizer_class": "T5Tokenizer", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>", "extra_ids": 0}
-    (path / "tokenizer_config.json").write_text(json.dumps(told))
-    return path
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tokenizer(tmp_path_factory.mktemp("words"))
-
-
-def made(words: Path, family: str = "t5", size: Any = "tiny", **given: Any) -> Model:
-    """A fresh model."""
-    return nabi.create(family, size, "denoise", DenoiseSettings(**given), words, seed=1)
-
-
-def rows(model: Model, text: str, use: Any = "train") -> list[Row]:
-    return model.encode({"text": text}, model.options(), use, "a text")
-
-
-def ids(model: Model, text: str) -> list[int]:
-    return model.inputs.tokenizer.encode(text, special=False).ids
-
-
-def sentinels(model: Model) -> list[int]:
-    return [int(str(model.inputs.tokenizer.id(name))) for name in SENTINELS]
-
-
-def put_back(row: Row, marks: list[int]) -> list[int]:
-    """The tokens of a row of spans: what its target says stood at each sentinel of its source, checked on the way."""
-    source, target = list(row.parts["text"]["tokens"]), list(row.targets["next"])
-    assert source.pop() == target.pop() == 1, "both end with the end token"
-    used = [id for id in source if id in marks]
-    assert [id for id in target if id in marks] == marks[: len(used) + 1] and used == marks[: len(used)], "the same sentinels, in order, and a last one"
-    assert target[0] == marks[0] and target[-1] == marks[len(used)]
-    found: dict[int, list[int]] = {}
-    for id in target:
-        if id in marks:
-            found[id] = last = []
-        else:
-            last.append(id)
-    assert all(found[id] for id in used) and row.parts["target"]["tokens"] == [0, *row.targets["next"][:-1]]
-    return [x for id in source for x in (found[id] if id in marks else [id])]
 
 
 # ---- how much is taken out -----------------------------------------------------------------------------------------------------------------------------
@@ -208,12 +140,6 @@ def test_sentinels_and_their_spans_are_the_text(words: Path, text: str, seed: in
         assert whole_word or (sum(x >= 0 for x in spans) == dropped and len(each.parts["text"]["tokens"]) == len(whole) - dropped + count + 1)
 
 
-def inputs_words(model: Model, text: str) -> list[int]:
-    """The word of each token: a token with the mark of a space begins one."""
-    tokens = model.inputs.tokenizer.tokens(ids(model, text))
-    return list(itertools.accumulate(int(token.startswith("▁")) for token in tokens))
-
-
 @given(ANY, st.integers(0, 2**32), st.booleans(), st.booleans())
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_infilling_keeps_what_it_does_not_hide(words: Path, text: str, seed: int, whole_word: bool, permuted: bool) -> None:
@@ -261,20 +187,6 @@ def test_words_of_korean_are_hidden_whole(words: Path, style: Any) -> None:
             by_word = {word: {i in places for i, of in enumerate(of_word) if of == word} for word in of_word}
             cut[whole_word] += sum(len(seen) == 2 for seen in by_word.values())
     assert cut[True] == 0 < 30 < cut[False], cut
-
-
-def dropped_places(row: Row, whole: list[int], marks: list[int], style: str) -> set[int]:
-    """Where in the text the tokens lie that are in spans."""
-    spans = row.targets["spans"]
-    if style == "infilling":
-        return {i for i, of in enumerate(spans[: len(whole)]) if of >= 0}
-    at, found = 0, set()
-    sizes = Counter(of for of in spans if of >= 0)
-    for id in row.parts["text"]["tokens"][:-1]:
-        size = sizes[marks.index(id)] if id in marks else 1
-        found |= set(range(at, at + size)) if id in marks else set()
-        at += size
-    return found
 
 
 def test_a_sentinel_of_the_text_is_passed_over(words: Path) -> None:

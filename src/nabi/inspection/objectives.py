@@ -16,13 +16,13 @@ import torch
 from nabi import checkpoint, tasks
 from nabi.batch import Row, batch_of
 from nabi.data.corrupt import IGNORED, sentences
-from nabi.errors import TokenizerError
+from nabi.errors import InputError, TokenizerError
 from nabi.inputs import Inputs
 from nabi.inspection.facts import opened
 from nabi.inspection.writing import cells, fitted
 from nabi.model import Model
 from nabi.tasks import Task
-from nabi.tasks._streaming import HALF
+from nabi.tasks._streaming import HALF, Unfolding
 from nabi.tasks.next_sentence import NAMES
 from nabi.text import Tokenizer
 from nabi.weights.sources import resolve
@@ -54,6 +54,8 @@ def objectives(model: str, text: str, seed: int = 0, plugins: Iterable[str | Pat
     Raises:
         UserError: the model can't be loaded, or the text can't be read.
     """
+    if not text.strip():
+        raise InputError("there is no text to show", value=text, expected="a sentence, or several")
     loaded, _ = opened(model, plugins)
     inputs = loaded.inputs if isinstance(loaded, Model) else Inputs.load(resolve(model), limit=loaded.limits.get("text", checkpoint.UNLIMITED))
     shown, left_out = [], []
@@ -109,9 +111,11 @@ def _row(task: Task, row: Row, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def shown(tokenizer: Tokenizer, id: int) -> str:
-    """A token as one reads it: of bytes that are a text, the text; the mark of a space in front stays."""
+    """A token as one reads it: of bytes that are a text, the text, with the mark of a space in front; of half a character, the bytes."""
     name, text = tokenizer.token(id), tokenizer.decode([id], skip_special=False).strip()
-    return (name[0] if name[0] in "Ġ▁" else "") + text if text and HALF not in text else name
+    if HALF in text:
+        return Unfolding(tokenizer.decode, tokenizer).shown(id)
+    return (name[0] if name[0] in "Ġ▁" else "") + text if text else name
 
 
 def lines(found: Mapping[str, Any], width: int = 80) -> Iterator[str]:
