@@ -147,8 +147,7 @@ class Denoise(Generating):
         if not found.ids:
             raise DataError(f"{where or 'a text'} is empty", value=text, expected="at least one token to predict", fix="remove the row")
         frame, sizes = self._frame(inputs), sizes_of(found, text) if use == "evaluate" else []
-        if self.style == "spans" and len(set(frame.marks) - set(found.ids)) < 2:
-            raise DataError(f"{where or 'a text'} holds all of the tokenizer's sentinels", value=text, expected="two that it does not", fix="remove the row")
+        self._check_marks(frame, found.ids, where or "a text")
         rows, kept = [], {"words": self.settings.whole_word, "permuted": self.settings.permute_sentences}
         for a, b in pieces(len(found), self._row_room(frame)):
             notes = units_of(found, a, b, text, **kept) | ({"sizes": sizes[a:b]} if sizes else {})
@@ -161,6 +160,7 @@ class Denoise(Generating):
             raise OptionError("token shards hold no words and no sentences", fix="leave whole_word and permute_sentences out, or train on the texts")
         frame, rows = self._frame(inputs), []
         ids, room = window.ids.tolist(), self._row_room(frame)
+        self._check_marks(frame, ids, "a window of the token shards")
         for begin, end in window.fragments():
             if end - begin > 1 and ids[end - 1] == window.end:
                 end -= 1  # which each row gets
@@ -173,6 +173,10 @@ class Denoise(Generating):
     def _frame(self, inputs: Inputs) -> Frame:
         end = next(iter(self.decoding.eos_token_id), None)
         return Frame.of(inputs.tokenizer, self.style, end, min(inputs.max_length, self.settings.length))
+
+    def _check_marks(self, frame: Frame, ids: Sequence[int], where: str) -> None:
+        if self.style == "spans" and len(set(frame.marks) - set(ids)) < 2:
+            raise DataError(f"{where} holds all of the tokenizer's sentinels", expected="two that it does not", fix="take them out of the text")
 
     def _row_room(self, frame: Frame) -> int:
         return frame.room(self.style, self._share, self.settings.mean_span, self.settings.whole_word)
