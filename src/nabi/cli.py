@@ -287,10 +287,29 @@ def _write_along(model: Any, items: Iterable[Any], where: Sequence[str] | None, 
 
 @cli.command()
 @click.argument("model")
+@click.option("--objective", metavar="TEXT", help="Show TEXT under each pretraining objective that the tokenizer allows: inputs, targets, what is counted.")
+@click.option("--seed", type=int, help="Of what --objective hides.  [default: 0]")
 @_plugin
 @_json
-def inspect(model: str, plugins: tuple[str, ...], as_json: bool) -> None:
-    """Say what MODEL is made of: parameters by group, kernels chosen and refused, tokenizer, golden vectors."""
+def inspect(model: str, objective: str | None, seed: int | None, plugins: tuple[str, ...], as_json: bool) -> None:
+    """Say what MODEL is made of: parameters by group, kernels chosen and refused, tokenizer, golden vectors.
+
+    \b
+    nabi inspect DIR
+    nabi inspect DIR --objective "The butterfly sat on a flower. It flew away." --seed 1
+    """
+    if objective is not None:
+        from nabi.inspection.objectives import lines as told
+        from nabi.inspection.objectives import objectives
+
+        found = objectives(model, objective, seed or 0, plugins)
+        if as_json:
+            _print_json(found)
+        else:
+            click.echo("\n".join(told(found, shutil.get_terminal_size().columns)))
+        return
+    if seed is not None:
+        raise OptionError("--seed goes with --objective", value=seed, fix="give --objective TEXT")
     from nabi.inspection import inspect_model
 
     facts = inspect_model(model, plugins)

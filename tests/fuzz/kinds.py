@@ -43,8 +43,9 @@ READING = (
     "text_classification", "token_classification", "question_answering", "fill_mask", "next_sentence", "multiple_choice", "zero_shot_classification",
     "feature_extraction",
 )  # fmt: skip
-WRITING = ("text_generation", "translation", "summarization", "text2text_generation")
+WRITING = ("text_generation", "denoise", "translation", "summarization", "text2text_generation")
 KINDS = ("cased", "lower", "bytes", "pieces")
+SENTINELS = [f"<extra_id_{i}>" for i in range(8)]  # of "pieces" alone
 MASKS = {"cased": "[MASK]", "lower": "[MASK]", "bytes": "<mask>", "pieces": "<mask>"}
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 LIMIT = 24  # tokens of a source that is written from
@@ -79,13 +80,13 @@ def tokenizer(kind: str, folder: Path) -> Path:
         library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
         names = dict(zip(("cls", "pad", "sep", "unk", "mask"), special, strict=True)) | {"bos": "<s>", "eos": "</s>"}
     else:
-        special = ["<pad>", "</s>", "<unk>", "<mask>"]
+        special = ["<pad>", "</s>", "<unk>", "<mask>", *SENTINELS]
         pieces = [*special, *dict.fromkeys(["▁", "▁the", "▁The", "▁나비", "가", "▁a", "aa", *letters(), *(f"▁{c}" for c in letters()[::3])])]
-        library = Library(models.Unigram([(piece, 0.0 if i < 4 else -2.0 - (len(piece) == 1)) for i, piece in enumerate(pieces)], unk_id=2))
+        library = Library(models.Unigram([(piece, 0.0 if i < len(special) else -2.0 - (len(piece) == 1)) for i, piece in enumerate(pieces)], unk_id=2))
         library.normalizer = normalizers.NFKC()
         library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
         library.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
-        names = dict(zip(("pad", "eos", "unk", "mask"), special, strict=True))
+        names = dict(zip(("pad", "eos", "unk", "mask"), special, strict=False))
     library.add_special_tokens(special)
     library.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{role}_token": name for role, name in names.items()}}
@@ -109,7 +110,7 @@ def model(task: str, kind: str, base: Path) -> Model:
         settings = {"decoding": decoding.Settings(decoder_start_token_id=bos, bos_token_id=bos, eos_token_id=(eos,), pad_token_id=bos)}
         if task == "text_generation":
             family, size = "gpt2", {"hidden_size": 16, "num_heads": 2, "num_layers": 2, "max_positions": 64}
-        elif task == "text2text_generation":
+        elif task in ("text2text_generation", "denoise"):
             family, size = "t5", {**size, "num_layers": 2, "head_size": 8}
         else:
             family = "bart"
@@ -133,7 +134,10 @@ def example(task: str, kind: str, text: str, other: str) -> dict[str, Any]:
         return {"question": text, "choices": [other, "a b", "나비"]}
     if task == "zero_shot_classification":
         return {"text": text if text.strip() else "a", "candidate_labels": [other if other.strip() else "a", "b", "나비"]}
-    return {"source" if task in WRITING[1:] else "text": text}
+    if task == "denoise":
+        blanks = SENTINELS[:2] if kind == "pieces" else [MASKS[kind]] * 2
+        return {"text": f"{text}{blanks[0]}{other}{blanks[1]}"}
+    return {"source" if task in WRITING[2:] else "text": text}
 
 
 def options(task: str, given: list[dict[str, Any]], built: Model, room: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz import kinds
-from fuzz.kinds import KINDS, MASKS, READING, SHORT, TEXTS, WRITING
+from fuzz.kinds import KINDS, MASKS, READING, SENTINELS, SHORT, TEXTS, WRITING
 from nabi.batch import Batch
 from nabi.layout import Packed
 from nabi.model import Model
@@ -85,6 +85,9 @@ def spans_hold(task: str, kind: str, example: dict[str, Any], answer: dict[str, 
         assert len(answer["masks"]) == text.count(MASKS[kind])
         for mask in answer["masks"]:
             assert text[mask["start"] : mask["end"]].strip() == MASKS[kind], mask
+    elif task == "denoise":
+        blanks = [text[fill["start"] : fill["end"]].strip() for fill in answer["fills"]]
+        assert len(blanks) == 2 and set(blanks) <= {*SENTINELS, *MASKS.values()}, blanks
     elif task in ("translation", "summarization"):
         places = [(piece["start"], piece["end"]) for piece in answer.get("parts", answer["pieces"])]
         between = [0, *itertools.chain(*places), len(text)]

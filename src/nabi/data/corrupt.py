@@ -1,10 +1,12 @@
-"""What a training row loses before a model reads it (masks), and pairs of sentences out of documents (Devlin et al. 2018, section 3.1 and appendix A.2).
+"""What a training row loses before a model reads it: masks (Devlin et al. 2018, section 3.1), spans (Raffel et al. 2019, section 3.1.4; Lewis et al. 2019,
+section 2.2); and pairs of sentences out of documents (Devlin et al. 2018, appendix A.2).
 
 Unusual: nothing is stored masked. A row is corrupted anew each time it is read, from a generator that depends on seed, epoch and example alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,6 +53,70 @@ def masked(
         labels[place] = ids[place]
         hidden[place] = mask_id if die < MASKED else other if die < MASKED + RANDOM else ids[place]
     return hidden, labels
+
+
+def span_counts(length: int, share: float, mean: float) -> tuple[int, int]:
+    """How many of ``length`` tokens are dropped, and in how many spans: the same for every row of this length, as in T5's own code and the incumbent's.
+
+    Args:
+        length: tokens of a row, or words.
+        share: of them that are dropped, rounded; at least one, and never all of several.
+        mean: length of a span; each has a token behind or in front of it that stays, so there are no more of them than of these.
+    """
+    dropped = min(max(round(length * share), 1), max(length - 1, 1))
+    return dropped, min(max(round(dropped / mean), 1), dropped, max(length - dropped, 1))
+
+
+def dropped_spans(length: int, *, share: float, mean: float, most: int, generator: torch.Generator) -> list[tuple[int, int]]:
+    """(start, stop) of the spans that T5's objective drops from a row, in order, a token at least between two of them; all such choices are equally likely.
+
+    Args:
+        length, share, mean: as for :func:`span_counts`.
+        most: spans; what is dropped stays as much.
+        generator: what is drawn from.
+    """
+    dropped, count = span_counts(length, share, mean)
+    count = min(count, most)
+    lengths = _parts(dropped, count, generator)
+    kept = _parts(length - dropped + 2, count + 1, generator)  # one too many at both ends, where there need be none
+    starts = [before - 1 + gone for before, gone in zip(itertools.accumulate(kept), itertools.accumulate(lengths, initial=0), strict=False)]
+    return [(start, start + size) for start, size in zip(starts, lengths, strict=False)]
+
+
+def _parts(total: int, count: int, generator: torch.Generator) -> list[int]:
+    """``total`` as the sum of ``count`` numbers of at least 1; all ways are equally likely."""
+    cuts = sorted((torch.randperm(total - 1, generator=generator)[: count - 1] + 1).tolist())
+    return [b - a for a, b in itertools.pairwise([0, *cuts, total])]
+
+
+def infilled_spans(length: int, *, share: float, mean: float, grow: int, generator: torch.Generator) -> list[tuple[int, int]]:
+    """(start, stop) of the spans that BART's text infilling puts a mask in place of, in order; an empty one is where a mask is put in and nothing taken out.
+
+    Lengths are drawn from Poisson(``mean``) until ``share`` of the tokens are hidden, of which the last span may get fewer; places are drawn evenly.
+
+    Args:
+        length: tokens of a row, or words.
+        share: of them that are hidden, rounded; at least one.
+        mean: length of a span.
+        grow: how many tokens longer the row may become; further empty spans are left out.
+        generator: what is drawn from.
+    """
+    hidden = left = max(round(length * share), 1)
+    drawn: list[int] = []
+    while left:
+        for size in torch.poisson(torch.full((left,), float(mean)), generator=generator).long().tolist():
+            drawn.append(min(size, left))
+            left -= drawn[-1]
+            if not left:
+                break
+    lengths = [size for size in drawn if size]
+    lengths += [0] * min(len(drawn) - len(lengths), grow + hidden - len(lengths))
+    places = torch.randperm(length - hidden + len(lengths), generator=generator)[: len(lengths)].tolist()  # among the tokens that stay
+    spans, gone = [], 0
+    for number, (place, size) in enumerate(sorted(zip(places, lengths, strict=True))):
+        spans.append((place - number + gone, place - number + gone + size))
+        gone += size
+    return spans
 
 
 def sentences(text: str) -> list[str]:

@@ -177,28 +177,28 @@ class Modelled(_Rows):
 
     def take(self, rows: Sequence[int]) -> Modelled:
         """These rows alone."""
-        taken = Modelled(self.fields)
+        taken = type(self)(self.fields)
         self._fill(taken, rows)
         return taken
 
     @cached_property
     def each(self) -> Array:
         """(R,) bits per byte of each row."""
-        return language(*self.numbers.T)["bits_per_byte"]
+        return language(*self.numbers[:, :3].T)["bits_per_byte"]
 
     def figures(self, weights: Array) -> dict[str, Array]:
         """perplexity, bits_per_byte, each (B,)."""
-        return language(*(weights @ self.numbers).T)
+        return language(*(weights @ self.numbers[:, :3]).T)
 
     def verdicts(self) -> Verdicts:
         """Loss is the row's bits per byte, so that long rows are not the worst for their length."""
-        nats, tokens, size = self.numbers.T
+        nats, tokens, size = self.numbers[:, :3].T
         truth = [f"{t:,.0f} tokens, {b:,.0f} bytes" for t, b in zip(tokens, size, strict=True)]
         return Verdicts(loss=self.each, right=None, truth=truth, predicted=[f"{x:,.1f} nats" for x in nats])
 
     def facts(self) -> dict[str, float]:
         """Totals: nats, tokens, bytes."""
-        return dict(zip(("nats", "tokens", "bytes"), self.numbers.sum(axis=0).tolist(), strict=True))
+        return dict(zip(("nats", "tokens", "bytes"), self.numbers[:, :3].sum(axis=0).tolist(), strict=True))
 
     def sections(self, intervals: Intervals) -> list[Section]:
         """How bits per byte spread over the rows, and the totals that the figures are made of."""
@@ -206,6 +206,25 @@ class Modelled(_Rows):
         finite = self.each[np.isfinite(self.each)]
         spread = _spread("Bits per byte of a row", finite, float(finite.max(initial=1.0)))
         return [Section("Rows of text", [spread, Table(("", "in all"), rows, "Perplexity is by token, bits are by byte of UTF-8.")])]
+
+
+class Restored(Modelled):
+    """What a model says of the targets of noised texts, and how many of the spans that were taken out it finds."""
+
+    width = 5
+
+    def add(self, answer: Any, truth: Any = None) -> None:
+        """One row: (nats, tokens, bytes, spans, restored)."""
+        self._numbers.extend(answer)
+
+    def figures(self, weights: Array) -> dict[str, Array]:
+        """perplexity, bits_per_byte, spans_restored, each (B,)."""
+        spans, restored = (weights @ self.numbers[:, 3:]).T
+        return {**super().figures(weights), "spans_restored": restored / np.maximum(spans, 1)}
+
+    def facts(self) -> dict[str, float]:
+        """Totals: nats, tokens, bytes, spans, restored."""
+        return {**super().facts(), **dict(zip(("spans", "restored"), self.numbers[:, 3:].sum(axis=0).tolist(), strict=True))}
 
 
 class Hidden(_Rows):
