@@ -121,7 +121,8 @@ def rows_of(path: Path, ending: str = "", ahead: lines.Ahead | None = None, *, b
                 skipped = min(ahead.rows, batch.num_rows)
                 ahead.rows -= skipped
                 for place, row in enumerate(batch.slice(skipped).to_pylist(), number + skipped + 1):
-                    yield f"{name}, row {place}", row
+                    if not ahead.passes():  # it may be set between two rows
+                        yield f"{name}, row {place}", row
                 number += batch.num_rows
 
 
