@@ -135,6 +135,7 @@ def predict_file(
         if value not in known:
             raise OptionError(f"unknown {name}", value=value, expected=" or ".join(known))
     work, plugins = Work(out), tuple(plugins)
+    work.tidy()
     if not work.folder.exists():
         refuse(out, overwrite)
     source = Source(data, on_error == "record")

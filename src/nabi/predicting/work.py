@@ -57,7 +57,6 @@ class Work:
             OptionError: another run holds it.
             StorageError: it can't be made.
         """
-        shutil.rmtree(self._gone, ignore_errors=True)  # of a run that was killed at its very end
         try:
             self.folder.mkdir(exist_ok=True)
             place = self.folder.stat().st_ino
@@ -157,8 +156,13 @@ class Work:
         self.discard()
 
     def discard(self) -> None:
-        """The folder goes, at once: what is left of it by a kill is never taken for answers."""
+        """The folder goes: the parts first, then what says that they were joined, at once."""
+        shutil.rmtree(self.folder / "parts", ignore_errors=True)
         self.folder.rename(self._gone)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a run left that was killed at its very end, its file in place."""
         shutil.rmtree(self._gone, ignore_errors=True)
 
     @property
