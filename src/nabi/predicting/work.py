@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nabi import cache
-from nabi.errors import OptionError, StorageError, shortened
+from nabi.errors import OptionError, StorageError
 from nabi.files import whole
 from nabi.weights.files import locked
 
@@ -252,4 +252,5 @@ def _shown(value: Any, other: Any) -> str:
         value = {name: item for name, item in value.items() if other.get(name) != item}
     elif isinstance(value, list) and isinstance(other, list):
         value = [item for item in value if item not in other] or value
-    return shortened(json.dumps(value, ensure_ascii=False), 120)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
