@@ -261,7 +261,8 @@ class _Run:
         """
         parts = sorted(self.work.done)
         if not parts:
-            raise DataError(f"{self.source.name}: no rows", expected="at least one row", fix="fetch or write it again")
+            raise DataError(f"{self.source.name}: no rows; the file is empty, or only names its columns", expected="at least one row",
+                            fix="fetch or write it again")  # fmt: skip
         short = [number for number in parts if self.work.done[number]["rows"] < self.part]
         assert parts == list(range(len(parts))) and short in ([], parts[-1:]), "each part once, and only the last one short"
         self._tell(last=True)
