@@ -6,6 +6,7 @@ Ray Data deals the parts out and starts an actor or a part again where a machine
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -56,7 +57,8 @@ def answers(work: Work, call: Call, numbers: Sequence[int], workers: int) -> Ite
         return
     ours = not ray.is_initialized()
     if ours:
-        ray.init(log_to_driver=False, include_dashboard=False, num_cpus=None if "RAY_ADDRESS" in os.environ else workers)
+        ray.data.DataContext.get_current().enable_progress_bars = False  # it would log of itself every few seconds; nabi tells how the run goes
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, num_cpus=None if "RAY_ADDRESS" in os.environ else workers)
     try:
         told = (str(work.out.absolute()), json.dumps(asdict(call)))
         parts = ray.data.from_items([{"part": number} for number in numbers], override_num_blocks=min(len(numbers), BLOCKS))
