@@ -389,7 +389,7 @@ def test_predict_writes_a_file_whole_or_not_at_all(work: Path, call: Callable[..
     written = Path("answers.jsonl").read_text()
     assert len([json.loads(line) for line in written.splitlines()]) == 20
     Path("bad.jsonl").write_text('{"text": "good"}\n{"text": 5}\n')
-    done = call("predict", work / "model", "--data", "bad.jsonl", "--out", "answers.jsonl")
+    done = call("predict", work / "model", "--data", "bad.jsonl", "--out", "answers.jsonl", "--overwrite")
     assert done.code == 2 and "bad.jsonl, line 2 has no text: 5" in done.err
     assert Path("answers.jsonl").read_text() == written and here() == ["answers.jsonl", "bad.jsonl"]
     for place in ("nowhere", work / "dev.jsonl"):

@@ -21,6 +21,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = [
     {"errors"},
     {"config", "files", "memory", "plugins", "cache", "progress"},
+    {"pool"},
     {"pages"},
     {"layout"},
     {"batch"},
@@ -28,7 +29,7 @@ LEVELS = [
     {"inputs"},
     {"families", "tasks"},
     {"model", "checkpoint"},
-    {"training", "evaluation", "inspection"},
+    {"training", "evaluation", "inspection", "predicting"},
     {"fitting"},
     {"pipelines"},
     {"compat"},

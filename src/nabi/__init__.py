@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from nabi.fitting import fit
     from nabi.model import Model
     from nabi.pipelines import pipeline
+    from nabi.predicting import predict_file
     from nabi.training.loop import train
     from nabi.training.plan import Plan
 
 __version__ = "0.1.0"
-__all__ = ["Model", "NabiError", "Plan", "__version__", "create", "evaluate", "fit", "load", "pipeline", "save", "train"]
+__all__ = ["Model", "NabiError", "Plan", "__version__", "create", "evaluate", "fit", "load", "pipeline", "predict_file", "save", "train"]
 
 _HOME = {
     "Model": "nabi.model",
@@ -27,6 +28,7 @@ _HOME = {
     "fit": "nabi.fitting",
     "load": "nabi.checkpoint",
     "pipeline": "nabi.pipelines",
+    "predict_file": "nabi.predicting",
     "save": "nabi.checkpoint",
     "train": "nabi.training.loop",
 }

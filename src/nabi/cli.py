@@ -6,10 +6,12 @@ everything else goes to standard error. Unusual: this file imports nothing heavy
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -207,7 +209,15 @@ def _command() -> str:
 @click.argument("model")
 @click.argument("inputs", nargs=-1, metavar="[INPUT ... | -]")
 @click.option("--data", metavar="FILE", help="Rows with the task's columns, labels not needed.")
-@click.option("--out", metavar="FILE", help="Write JSON lines here; whole or not at all.")
+@click.option("--out", metavar="FILE", help="Write the answers here, whole or not at all: .jsonl, .csv, .tsv, .parquet; .gz and .zst too.")
+@click.option("--keep", metavar="COLUMN,...", help="With --data and --out: columns of the data that are copied to the answers.")
+@click.option("--on-error", type=click.Choice(["stop", "record"]), help='At a row of --data that can\'t be read: stop, or write {"error": ...} in its place.')
+@click.option("--overwrite", is_flag=True, help="Replace an --out that is there, once the new one is whole.")
+@click.option("--fresh", is_flag=True, help="Throw away what an earlier command for this --out left unfinished, instead of going on with it.")
+@click.option("--part", type=int, help="Rows of --data that are answered and kept at a time.")
+@click.option("--processes", type=int, help="Processes that answer --data at the same time.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), help="Where they run: here, or on a Ray cluster.")
+@click.option("--log", type=click.Choice(["auto", "json", "quiet"]), help="How progress is told, on standard error.")
 @click.option("--stream", is_flag=True, help="Show a text while it is written.")
 @click.option("--steps", is_flag=True, help="Show how a text is written: the most probable tokens of each step, or the beams as a tree.")
 @_task
@@ -229,18 +239,31 @@ def predict(
     plugins: tuple[str, ...],
     settings: tuple[str, ...],
     as_json: bool,
+    keep: str | None,
+    **filing: Any,
 ) -> None:
     """Answer for each INPUT, each line of standard input (-), or each row of --data.
+
+    With --data and --out a command that was ended in the middle goes on where it was when it is given again.
 
     \b
     nabi predict DIR "You have won a prize" --json
     cat messages.txt | nabi predict DIR -
+    nabi predict DIR --data messages.parquet --out answers.jsonl --keep id
     nabi predict DIR "Once upon a time" --steps --set num_beams=4
     """
     if bool(inputs) == bool(data):
         raise OptionError("give either inputs or --data", value={"inputs": len(inputs), "data": data})
     if len(given := [name for name, value in (("--stream", stream), ("--steps", steps), ("--out", out)) if value]) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other", fix="give one of them")
+    filing = {name: value for name, value in {**filing, "keep": tuple(keep.split(",")) if keep else None}.items() if value not in (None, False)}
+    if data is not None and out is not None:
+        _predict_file(model, data, out, filing, as_json, task=task, columns=_pairs(columns), options=_options(settings), device=device, plugins=plugins)
+        return
+    if filing:
+        raise OptionError(f"{', '.join('--' + name.replace('_', '-') for name in filing)}: only with --data and --out", fix="give both, or leave it out")
+    if out is not None and Path(out).suffix.lower() not in ("", ".jsonl"):
+        raise OptionError("the answers to inputs are written as JSON lines", value=out, fix="name it .jsonl, or give the inputs as --data FILE")
     from nabi.checkpoint import load
 
     loaded = load(model, task, plugins=plugins, device=device, precision="fp32" if device == "cpu" else None)
@@ -258,6 +281,36 @@ def predict(
             _print_json(answer)
         else:
             click.echo(loaded.task.line(answer))
+
+
+def _predict_file(model: str, data: str, out: str, filing: dict[str, Any], as_json: bool, **given: Any) -> None:
+    from dataclasses import asdict
+
+    from nabi.predicting import predict_file
+    from nabi.progress import Telling
+
+    telling = Telling(filing.pop("log", "auto"))
+    with _terminated():
+        done = predict_file(model, data, out, progress=telling, **filing, **given)
+    if as_json:
+        _print_json({"task": done.task, "model": model, "data": data, **asdict(done)})
+    else:
+        errors = f", {done.errors:,} of them could not be answered and are recorded" if done.errors else ""
+        telling.say(f"{done.rows:,} rows{errors}: {out} ({done.seconds:.1f} s)")
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """In the block SIGTERM ends the command as Ctrl-C does, with exit code 143."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write_along(model: Any, items: Iterable[Any], where: Sequence[str] | None, options: dict[str, Any], steps: bool, as_json: bool) -> None:

@@ -22,6 +22,32 @@ ENDINGS = (".jsonl", ".csv", ".tsv", ".txt")
 SPLIT = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
 
 
+class Broken(dict[str, Any]):
+    """Stands for a row that can't be read, where reading goes on behind it.
+
+    Args:
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, problem: DataError) -> None:
+        super().__init__()
+        self.problem = problem
+
+
+@dataclass
+class Ahead:
+    """How many rows are still to be passed over: they are counted and not looked at."""
+
+    rows: int = 0
+
+    def passes(self) -> bool:
+        """Whether the row that comes is passed over."""
+        if self.rows:
+            self.rows -= 1
+            return True
+        return False
+
+
 class Found(NamedTuple):
     """A row and the byte and the line at which it begins."""
 
@@ -64,26 +90,38 @@ def index(file: IO[bytes], ending: str, name: str) -> Index:
     return found
 
 
-def rows(file: IO[bytes], ending: str, name: str) -> Iterator[Found]:
+def rows(file: IO[bytes], ending: str, name: str, ahead: Ahead | None = None, *, broken: bool = False) -> Iterator[Found]:
     """The rows of a file of one of ``ENDINGS``.
 
     Args:
         file: unpacked bytes.
         ending: what they are.
         name: what to call the file in an error.
+        ahead: rows to pass over first; what is left of them belongs to the next file.
+        broken: give a :class:`Broken` for a row that can't be read and go on behind it, where it is clear that the next one begins there.
 
     Raises:
         DataError: a row can't be read; the line is named.
     """
+    ahead = ahead or Ahead()
     if ending in (".csv", ".tsv"):
-        yield from _records(file, name, "," if ending == ".csv" else "\t")
+        yield from _records(file, name, "," if ending == ".csv" else "\t", ahead, broken)
         return
-    for start, number, line in _lines(file, name):
-        if not line.strip(" \t\r\n"):
+    for start, number, line in _lines(file, name, broken):
+        if isinstance(line, DataError):
+            if not ahead.passes():
+                yield Found(start, number, Broken(line))
             continue
-        row = {"text": line.rstrip("\r\n")} if ending == ".txt" else parsing.json_row(line.removesuffix("\n"), name, number)
-        if ending == ".jsonl" and "\\u" in line:
-            parsing.whole_characters(row, f"{name}, line {number}")
+        if not line.strip(" \t\r\n") or ahead.passes():
+            continue
+        try:
+            row = {"text": line.rstrip("\r\n")} if ending == ".txt" else parsing.json_row(line.removesuffix("\n"), name, number)
+            if ending == ".jsonl" and "\\u" in line:
+                parsing.whole_characters(row, f"{name}, line {number}")
+        except DataError as problem:
+            if not broken:
+                raise
+            row = Broken(problem)
         yield Found(start, number, row)
 
 
@@ -102,8 +140,8 @@ def reader(ending: str, name: str, columns: list[str], numbers: Any) -> Callable
     return row
 
 
-def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, int, str]]:
-    """(first byte, number, text) of each line."""
+def _lines(file: IO[bytes], name: str, broken: bool = False) -> Iterator[tuple[int, int, str | DataError]]:
+    """(first byte, number, text) of each line; with ``broken`` an error in the place of a text that can't be decoded."""
     start, number, before = 0, 0, b""
     line = head = file.readline(LONGEST + 1)
     while line:
@@ -111,12 +149,15 @@ def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, int, str]]:
         if len(line) > LONGEST:
             raise too_long(name, number, line)
         skip = 3 if number == 1 and line.startswith(b"\xef\xbb\xbf") else 0
+        text: str | DataError
         try:
             text = line[skip:].decode()
             if "\0" in text:
-                raise _undecodable(before, line, line.index(b"\0"), "a NUL byte", name, number, start, head)
+                text = _undecodable(before, line, line.index(b"\0"), "a NUL byte", name, number, start, head)
         except UnicodeDecodeError as problem:
-            raise _undecodable(before, line, skip + problem.start, "not UTF-8", name, number, start, head) from None
+            text = _undecodable(before, line, skip + problem.start, "not UTF-8", name, number, start, head)
+        if isinstance(text, DataError) and not broken:
+            raise text
         yield start + skip, number, text
         start, before = start + len(line), line[-8:]
         line = file.readline(LONGEST + 1)
@@ -142,6 +183,7 @@ class _Lines:
 
     def _all(self, file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
         for start, _, text in _lines(file, name):
+            assert isinstance(text, str)  # a broken line is raised: the record that it is in may be longer
             if "\r" not in text or (text.endswith("\r\n") and text.count("\r") == 1):
                 yield start, text
                 continue
@@ -162,7 +204,7 @@ class _Lines:
         return text
 
 
-def _records(file: IO[bytes], name: str, delimiter: str) -> Iterator[Found]:
+def _records(file: IO[bytes], name: str, delimiter: str, ahead: Ahead, broken: bool) -> Iterator[Found]:
     lines = _Lines(file, name)
     source = parsing.csv_reader(lines, delimiter)
     header: list[str] = []
@@ -173,8 +215,15 @@ def _records(file: IO[bytes], name: str, delimiter: str) -> Iterator[Found]:
             if fields and not header:
                 header = fields
                 parsing.unique(header, f"{name}, line {number}")
-            elif fields:
-                yield Found(lines.start, number, parsing.csv_row(fields, header, f"{name}, line {number}", delimiter))
+            elif fields and not ahead.passes():
+                row: dict[str, Any]
+                try:
+                    row = {**parsing.csv_row(fields, header, f"{name}, line {number}", delimiter)}
+                except DataError as problem:
+                    if not broken:
+                        raise
+                    row = Broken(problem)
+                yield Found(lines.start, number, row)
             lines.record.clear()
             lines.first = number = source.line_num + 1
     except csv.Error:

@@ -89,32 +89,41 @@ def open_file(path: Path, large: int | None = None) -> Opened:
     return opened
 
 
-def rows_of(path: Path, ending: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of(path: Path, ending: str = "", ahead: lines.Ahead | None = None, *, broken: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) of one file, one after the other in constant memory; what can't be read so (.json, NumPy) is read whole.
 
     Args:
         path: the file.
         ending: what is in it, if its name does not say so.
+        ahead: rows to pass over first; what is left of them belongs to the next file.
+        broken: give a ``lines.Broken`` for a line that can't be read and go on behind it, where that is possible.
 
     Raises:
         DataError: a row can't be read; those before it were given.
     """
-    name, ending = path.name, ending or kind_of(path)[0]
+    name, ending, ahead = path.name, ending or kind_of(path)[0], ahead or lines.Ahead()
     if ending not in IN_PLACE:
         opened = open_file(path)
-        yield from ((f"{name}, {opened.unit} {number}", row) for number, row in zip(opened.numbers, opened.rows, strict=True))
+        given = ((f"{name}, {opened.unit} {number}", row) for number, row in zip(opened.numbers, opened.rows, strict=True))
+        yield from (each for each in given if not ahead.passes())
         return
     with reading(path), unpacked(path) as file:
         if ending in lines.ENDINGS:
-            for found in lines.rows(file, ending, name):
+            for found in lines.rows(file, ending, name, ahead, broken=broken):
                 yield f"{name}, line {found.number}", found.row
             return
         with contextlib.ExitStack() as stack:
             if kind_of(path)[1]:
                 file = stack.enter_context(_spooled(file, name))
             batches = columns.arrow_batches(file, name, parquet=ending == ".parquet", rows=256)
-            for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
-                yield f"{name}, row {number}", row
+            number = 0
+            for batch in batches:
+                skipped = min(ahead.rows, batch.num_rows)
+                ahead.rows -= skipped
+                for place, row in enumerate(batch.slice(skipped).to_pylist(), number + skipped + 1):
+                    if not ahead.passes():  # it may be set between two rows
+                        yield f"{name}, row {place}", row
+                number += batch.num_rows
 
 
 def can_be_read(path: Path, endings: Collection[str] = PARSERS) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from data.corpus.builds import built, command, content, recipe, rows, text_of, tree
+from nabi import pool
 from nabi.config import to_dict
 from nabi.data.corpus import build as build_module
 from nabi.data.corpus import executors
@@ -140,16 +141,16 @@ def test_an_empty_source_is_refused(files: Path, tmp_path: Path) -> None:
 
 def lose(times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Workers are killed when they are given their task, so many of them; what is said about it."""
-    order, left, said = executors._Worker.order, [times], []
+    order, left, said = pool.Worker.order, [times], []
 
-    def killing(self: Any, stage: str, number: int) -> None:
+    def killing(self: Any, given: Any) -> None:
         if left[0]:
             left[0] -= 1
             self.process.kill()
             self.process.wait()
-        order(self, stage, number)
+        order(self, given)
 
-    monkeypatch.setattr(executors._Worker, "order", killing)
+    monkeypatch.setattr(pool.Worker, "order", killing)
     init: Callable[..., None] = executors.Local.__init__
     monkeypatch.setattr(executors.Local, "__init__", lambda self, workers, say: init(self, workers, said.append))
     return said
@@ -165,7 +166,7 @@ def test_a_worker_that_is_killed_is_told_and_its_task_done_by_another(files: Pat
 
 def test_a_task_that_kills_two_workers_ends_the_build(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = lose(2, monkeypatch)
-    with pytest.raises(WorkError, match=r"read: a worker ended twice in task 0 \(killed by SIGKILL.* take fewer workers"):
+    with pytest.raises(WorkError, match=r"a worker ended twice in task 0 of read \(killed by SIGKILL.* take fewer workers"):
         built(recipe(files, workers=1), tmp_path / "out")
     assert len(said) == 1
 

@@ -22,8 +22,8 @@ from nabi.data.corpus.executors import Told, raised
 from nabi.data.corpus.recipe import Recipe
 from nabi.data.corpus.stages import Stage, stage
 from nabi.data.corpus.work import Work, make_folder, write_json
-from nabi.data.corpus.worker import problem
 from nabi.errors import OptionError, WorkError
+from nabi.pool import problem
 
 ROUNDS = 4  # jobs a worker gets in a stage: starting one takes seconds, and at the end of a stage all should end at once
 MOST_JOBS = 1000  # of a Slurm array
@@ -86,7 +86,7 @@ class _Cluster:
     def _check(work: Work, stage: Stage, missing: list[int], logs: Path) -> None:
         for path in sorted((work.folder / "problems").glob("*.json")):
             answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            raise raised(answer, work, stage)
+            raise raised(answer, stage, answer["task"])
         if missing:
             raise WorkError(f"{stage.name}: {len(missing)} tasks were not done, the first is {missing[0]}. What the machines said is in {logs}.")
 
