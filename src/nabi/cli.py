@@ -73,7 +73,8 @@ cli.add_command(tokenizer)
 def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...], as_json: bool, log: str, **given: Any) -> None:
     """Train a model, by options or by RECIPE (a TOML file with the same names; options win).
 
-    Settings are ``plan.*`` (learning_rate, epochs, ...), ``task.*`` (loss, class_weights, ...) and ``options.*`` (long, max_length, ...).
+    Settings are ``plan.*`` (learning_rate, epochs, ...), ``task.*`` (loss, class_weights, ...), ``options.*`` (long, max_length, ...) and ``lora.*``
+    (rank, alpha, targets, ...), any of which trains adapters in place of all weights.
 
     \b
     nabi train --task text_classification --data train.jsonl --dev dev.jsonl --base minilm --out DIR --set plan.epochs=3
@@ -85,6 +86,7 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         raise OptionError("this version trains in one process", value=spec.values["processes"], fix="leave --processes out")
     task, data, out = (spec.need(name) for name in ("task", "data", "out"))
     from nabi.fitting import fit
+    from nabi.nn.lora import Lora
     from nabi.training.plan import Plan
     from nabi.training.progress import Progress
 
@@ -102,6 +104,7 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         columns=_pairs(values["columns"]),
         settings=spec.sections["task"],
         options=spec.sections["options"],
+        lora=from_dict(Lora, spec.sections["lora"], "the settings of lora") if spec.sections["lora"] else None,
         resume=values["resume"],
         device=values["device"],
         progress=Progress(log),  # type: ignore[arg-type]
@@ -349,11 +352,11 @@ def bench(model: str, data: str | None, seconds: float, columns: str | None, plu
 cli.add_command(cache)
 cli.add_command(corpus)
 
-_SECTIONS = {"plan": "plan", "options": "options", "task": "settings"}  # of --set -> of a recipe, where `task` is the task's name
+_SECTIONS = {"plan": "plan", "options": "options", "task": "settings", "lora": "lora"}  # of --set -> of a recipe, where `task` is the task's name
 
 
 class _Spec:
-    """A recipe with the command line over it: ``values`` by option name, and the three ``sections`` of settings."""
+    """A recipe with the command line over it: ``values`` by option name, and the ``sections`` of settings."""
 
     def __init__(self, recipe: dict[str, Any], given: dict[str, Any], settings: Iterable[str]) -> None:
         from nabi.config import convert, parsed
@@ -369,7 +372,7 @@ class _Spec:
             section, dot, key = path.partition(".")
             if not equals or not dot or section not in self.sections:
                 hint = nearest(section, self.sections) if dot else ""
-                raise OptionError("--set takes plan.KEY=VALUE, task.KEY=VALUE or options.KEY=VALUE", value=setting, fix=hint)
+                raise OptionError("--set takes plan.KEY=VALUE, task.KEY=VALUE, options.KEY=VALUE or lora.KEY=VALUE", value=setting, fix=hint)
             self.sections[section][key] = parsed(text)
         source = click.get_current_context().get_parameter_source
         typed = {name for name in given if (s := source(name)) is not None and s.name == "COMMANDLINE"}
