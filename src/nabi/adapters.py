@@ -49,6 +49,11 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (folder / CONFIG).is_file() and not (folder / "model.safetensors").is_file()
+
+
 def adapt(model: Model, lora: Lora, base: str, seed: int = 0) -> None:
     """Freeze a model's body and put adapters into it that change nothing yet; its heads go on learning.
 
@@ -145,7 +150,7 @@ def write(model: Model, folder: Path) -> None:
             alphas[place.name] = inside[0].scale * (math.sqrt(len(a)) if lora.rslora else len(a))
             flipped |= place.flipped
     heads = table.save({f"task.{name}": x.detach() for name, x in model.task.state_dict().items()})
-    modules = sorted({name.rpartition(".")[0] for name in heads})
+    modules = sorted({name.rpartition(".")[0] for name in heads} - {""})  # a tensor outside of all modules (BART's bias) is one that nothing trains
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": adaptation.base,

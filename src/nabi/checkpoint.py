@@ -271,7 +271,7 @@ def opened(path: Path) -> Folder:
     """
     from nabi import adapters  # which build on this file
 
-    return adapters.AdapterFolder(path) if (path / adapters.CONFIG).is_file() and not (path / "model.safetensors").is_file() else Folder(path)
+    return adapters.AdapterFolder(path) if adapters.is_adapter(path) else Folder(path)
 
 
 class Folder:

@@ -33,8 +33,10 @@ from nabi.nn.lora import Lora
 from nabi.pages.markdown import write_card
 from nabi.pages.page import write
 from nabi.tasks import Task
+from nabi.training import finder
 from nabi.training.encoded import encoded
 from nabi.training.feed import Feed
+from nabi.training.finder import Rates
 from nabi.training.loop import State, Step, train
 from nabi.training.plan import Plan
 from nabi.training.progress import Progress
@@ -53,6 +55,7 @@ class Fitted:
         out: its folder, or None.
         seconds: of training, evaluation and saving in this process.
         tokens: trained on in this process.
+        rates: what the search for a learning rate saw, where that was asked for in place of training.
     """
 
     model: Model
@@ -61,6 +64,7 @@ class Fitted:
     out: Path | None
     seconds: float
     tokens: int
+    rates: Rates | None = None
 
 
 def fit(
@@ -78,6 +82,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     lora: Lora | None = None,
+    find_rate: bool = False,
     resume: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -100,6 +105,7 @@ def fit(
         settings: of the task: class weights, loss, label names.
         options: of the task: how long texts are read.
         lora: train adapters and heads alone; what is saved then holds no more than these and needs ``base`` to be loaded.
+        find_rate: do not train, but try learning rates in a short run that nothing is kept of; they are in ``rates`` of what is returned.
         resume: go on with the run in ``out``, exactly.
         progress: who is told.
         plugins: files or modules with families and tasks of your own.
@@ -130,7 +136,7 @@ def fit(
         raise OptionError("give either a base model or a family", value={"base": base, "family": family})
     if lora is not None and base is None:
         raise OptionError("adapters need a base model to belong to", value=family, fix="give one as base (--base), or leave lora out")
-    folder = RunFolder(out, resume=resume) if out is not None else None
+    folder = RunFolder(out, resume=resume) if out is not None and not find_rate else None
     given: dict[str, Any] = {
         "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}), "options": dict(options or {}),
         "settings": to_dict(wanted), "lora": to_dict(lora), "base": base and str(base), "family": family, "size": to_dict(size) if family else None,
@@ -161,6 +167,9 @@ def fit(
     else:
         assert isinstance(table, Table)
         rows = encoded(model, table, opts, "train", progress.say)
+    if find_rate:
+        rates = finder.find_rate(model, Feed(model, rows, plan), plan)
+        return Fitted(model, {}, [], None, time.monotonic() - began, 0, rates)
     dev_rows = None
     if held_out is not None:  # refused now and not after an epoch
         for i, example in enumerate(held_out):

@@ -241,7 +241,7 @@ def span(linear: Linear, part: str) -> range:
 
 
 def chosen(body: nn.Module, targets: Sequence[str]) -> dict[str, list[str]]:
-    """By the path of a layer, the parts of it that ``targets`` name: ``WHOLE`` where it has none or only it itself is named.
+    """By the path of a layer, the parts of it that ``targets`` name: all of them for ``*``, ``WHOLE`` where it has none or it itself is named.
 
     Raises:
         OptionError: a target names none; all such in one error.
@@ -254,7 +254,7 @@ def chosen(body: nn.Module, targets: Sequence[str]) -> dict[str, list[str]]:
                 found.setdefault(path, []).append(part)
                 idle -= hits
         if hits := {t for t in targets if _names(t, path)}:
-            found.setdefault(path, [WHOLE])
+            found.setdefault(path, list(linear.parts) if linear.parts and any(t.endswith("*") for t in hits) else [WHOLE])
             idle -= hits
     if idle:
         ends = sorted({end for path, linear in linears(body).items() for end in (path.rpartition(".")[2], *linear.parts)})
