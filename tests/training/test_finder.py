@@ -27,13 +27,13 @@ PLAN = Plan(batch=8, seed=1)
 ROWS = rows(80)
 
 
-def searched(built: Model, plan: Plan = PLAN, updates: int = 40, **given: Any) -> finder.Rates:
+def searched(built: Model, plan: Plan = PLAN, updates: int = 20, **given: Any) -> finder.Rates:
     return find_rate(built, feed(built, ROWS, plan), plan, updates=updates, **given)
 
 
 def end_of_training(tokenizer: Path, rate: float, lora: bool) -> float:
-    """The mean loss of the last ten of 80 updates."""
-    plan = dataclasses.replace(PLAN, steps=80, learning_rate=rate)
+    """The mean loss of the last ten of 60 updates."""
+    plan = dataclasses.replace(PLAN, steps=60, learning_rate=rate)
     built = with_adapters(tokenizer) if lora else model(tokenizer)
     losses = [step.loss for step in train(built, feed(built, ROWS, plan), plan)]
     return sum(losses[-10:]) / 10
@@ -64,15 +64,15 @@ def test_the_model_and_the_callers_generator_are_as_before(tokenizer: Path) -> N
         assert [p.requires_grad for p in built.parameters()] == learning and all(p.grad is None for p in built.parameters())
         assert searched(built) == found  # by the seed alone
         assert searched(built, dataclasses.replace(PLAN, seed=2)).losses != found.losses
-        assert len(set(found.losses)) > 20  # something was learnt in between
+        assert len(set(found.losses)) > 15  # something was learnt in between
 
 
 def test_it_stops_where_the_loss_breaks_away(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = model(tokenizer)
     before = weights(built)
-    found = searched(built, dataclasses.replace(PLAN, clip=0.0), end=1e4)
+    found = searched(built, dataclasses.replace(PLAN, clip=0.0), 40, end=1e4)
     assert found.diverged and len(found.rates) < 40 and found.suggestion < 1 and same(weights(built), before)
-    calm = searched(built, end=1e-5)
+    calm = searched(built, updates=40, end=1e-5)
     assert not calm.diverged and len(calm.rates) == 40 and calm.rates[0] == pytest.approx(1e-7) and calm.rates[-1] == pytest.approx(1e-5)
     steps = [b / a for a, b in zip(calm.rates, calm.rates[1:], strict=False)]
     assert max(steps) / min(steps) < 1.0001  # equal ratios
@@ -84,7 +84,7 @@ def test_it_stops_where_the_loss_breaks_away(tokenizer: Path, monkeypatch: pytes
         return {name: x * float("nan") for name, x in real(self, batch).items()} if len(calls) > 20 else real(self, batch)
 
     monkeypatch.setattr(Model, "forward", broken)
-    cut = searched(built)
+    cut = searched(built, updates=40)
     assert cut.diverged and len(cut.rates) == 20 and same(weights(built), before)
     with pytest.raises(DataError, match="no number after 0 updates"):
         searched(built)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 import nabi
 from conformance.kit import CELLS, FAMILIES, encoded, examples_of, model_of
-from nabi import adapters, checkpoint, tasks
+from nabi import adapters, checkpoint, cli, tasks
 from nabi.batch import batch_of
 from nabi.errors import CheckpointError, OptionError
 from nabi.evaluation import evaluate
@@ -325,3 +325,42 @@ def test_a_new_head_for_other_labels_goes_with_the_adapter(base: Path, tmp_path:
     data += [{**row, "label": "third"} for row in rows(8, 2)]
     run(base, tmp_path / "out", data=data, dev=None)
     assert len(nabi.load(tmp_path / "out").task.settings.labels) == 3
+
+
+# ---- the command line --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_train_inspect_predict_and_merge_an_adapter(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(24)))
+    usual = ["--task", "text_classification", "--data", "train.jsonl", "--base", str(base), "--set", "plan.steps=3", "--set", "plan.batch=8"]
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(list(words))
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    assert call("train", *usual, "--out", "out", "--set", "lora.rank=4", "--set", "lora.targets=q,v")[0] == 0
+    code, out, _ = call("inspect", "out", "--json")
+    facts = json.loads(out)
+    model_ = nabi.load("out")
+    learnt = sum(p.numel() for p in model_.parameters() if p.requires_grad)
+    assert code == 0 and facts["adapter"][0].startswith(f"{learnt:,} of ") and "LoRA of rank 4 on 4 layers" in facts["adapter"][0]
+    assert facts["adapter"][1] == f"it belongs to {base}"
+    answer = call("predict", "out", "a great film", "--json")
+    assert answer[0] == 0 and call("merge", "out", "--out", "whole")[0] == 0
+    assert largest_gap(json.loads(call("predict", "whole", "a great film", "--json")[1])["score"], json.loads(answer[1])["score"]) <= 1e-6
+    assert call("merge", "out", "--out", "whole")[0] == 2 and "not empty" in call("merge", "out", "--out", "whole")[2]
+    assert "no adapters to merge" in call("merge", "whole", "--out", "again")[2]
+    code, _, err = call("train", *usual, "--out", "other", "--set", "lora.rnak=4")
+    assert code == 2 and "unknown key 'rnak'" in err and "rank" in err and not Path("other").exists()
+    code, out, _ = call("train", *usual, "--find-rate", "rates.html", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["page"] == "rates.html" and found["suggestion"] > 0 and len(found["rates"]) == len(found["losses"])
+    assert "<svg" in Path("rates.html").read_text()
+    for words, message in ((["--find-rate", "rates.txt"], "ends in .html"), (["--find-rate", "a.html", "--resume"], "goes without --resume")):
+        code, _, err = call("train", *usual, *words)
+        assert code == 2 and message in err
