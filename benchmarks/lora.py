@@ -1,7 +1,7 @@
 """Full tuning, LoRA and a frozen body side by side: accuracy, share of the parameters that learnt, what must be kept of each.
 
-    python benchmarks/lora.py                                                 # the set that ships: 800 messages, three seeds
-    python benchmarks/lora.py --task text_classification --train mrpc/train.jsonl --dev mrpc/dev.jsonl --columns text=sentence1,text_pair=sentence2 --epochs 4
+    python benchmarks/lora.py --rows 480      # of the set that ships
+    python benchmarks/lora.py --train mrpc/train.jsonl.gz --dev mrpc/dev.jsonl.gz --columns text=text_a,text_pair=text_b --epochs 4
 
 Prints a line a run and a table of the means; ``--json`` prints them as JSON.
 """
