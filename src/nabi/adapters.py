@@ -44,8 +44,9 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 # what peft's configuration may say without changing the mathematics that we compute; anything else is refused by name
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "peft_type": ("LORA",), "bias": ("none",), "use_dora": (False, None), "lora_bias": (False, None), "layer_replication": (None,), "use_qalora": (False, None),
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mini", None), "trainable_token_indices": (None,), "target_parameters": (None,),
-    "megatron_config": (None,), "alora_invocation_tokens": (None,), "arrow_config": (None,),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", None), "trainable_token_indices": (None,), "target_parameters": (None,),
+    "megatron_config": (None,), "alora_invocation_tokens": (None,), "arrow_config": (None,), "use_bdlora": (False, None), "kasa_config": (None,),
+    "corda_config": (None,), "lora_ga_config": (None,), "monteclora_config": (None,), "velora_config": (None,),
 }  # fmt: skip
 
 
@@ -203,7 +204,7 @@ class AdapterFolder(Folder):
             raise CheckpointError("the adapter does not say which model it belongs to", value=str(self.home / CONFIG), fix=fix)
         beside = self.home.parent / Path(name).name  # both were moved together
         try:
-            folder = beside if not Path(name).exists() and (beside / "config.json").is_file() else resolve(name)
+            folder = beside if not Path(name).exists() and (beside / "config.json").is_file() else resolve(name, self._revision(name))
             found = opened(folder)
         except UserError as problem:
             reason = str(problem).rstrip(".")
@@ -213,6 +214,11 @@ class AdapterFolder(Folder):
             fix = f"merge that one first: nabi merge {folder} --out DIR"
             raise CheckpointError("the base model of an adapter is an adapter itself", value=f"{self.home} on {folder}", fix=fix)
         return folder
+
+    def _revision(self, name: str) -> str | None:
+        """Of a hub's model, as peft stores it; a folder has none."""
+        found = self.peft.get("revision")
+        return None if found is None or Path(name).exists() else str(found)
 
     def tensors(self, kinds: Sequence[str]) -> dict[str, Tensor]:
         """The base's tensors under our names, with the adapter's heads in place of its own."""
