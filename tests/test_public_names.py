@@ -10,7 +10,7 @@ import pytest
 
 import nabi
 
-NAMES = ["Model", "NabiError", "Plan", "__version__", "create", "evaluate", "fit", "load", "pipeline", "predict_file", "save", "train"]
+NAMES = ["Lora", "Model", "NabiError", "Plan", "__version__", "create", "evaluate", "fit", "load", "pipeline", "predict_file", "save", "train"]
 FOLDERS = ["nabi.training", "nabi.pipelines", "nabi.fitting", "nabi.evaluation", "nabi.predicting"]
 ORDERS = {"the name first": [], "after the folders": FOLDERS, "after the folders in reverse": FOLDERS[::-1]}
 # torch is imported once; each forked child then meets a nabi that nobody has imported from

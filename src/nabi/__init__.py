@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from nabi.evaluation import evaluate
     from nabi.fitting import fit
     from nabi.model import Model
+    from nabi.nn.lora import Lora
     from nabi.pipelines import pipeline
     from nabi.predicting import predict_file
     from nabi.training.loop import train
     from nabi.training.plan import Plan
 
 __version__ = "0.1.0"
-__all__ = ["Model", "NabiError", "Plan", "__version__", "create", "evaluate", "fit", "load", "pipeline", "predict_file", "save", "train"]
+__all__ = ["Lora", "Model", "NabiError", "Plan", "__version__", "create", "evaluate", "fit", "load", "pipeline", "predict_file", "save", "train"]
 
 _HOME = {
+    "Lora": "nabi.nn.lora",
     "Model": "nabi.model",
     "NabiError": "nabi.errors",
     "Plan": "nabi.training.plan",

@@ -27,6 +27,7 @@ from nabi.inputs import Inputs
 from nabi.model import Model, Origin
 from nabi.nn.body import Body
 from nabi.nn.heads import HeadSpec
+from nabi.nn.lora import Adaptation
 from nabi.tasks import Task
 from nabi.weights import atomic_folder, file_sha256, place, read_tensors, write_tensors
 from nabi.weights.bound import filled_by
@@ -76,7 +77,7 @@ def load(
     """
     _add(plugins)
     _check_device(device)
-    found = Folder(resolve(model, revision))
+    found = opened(resolve(model, revision))
     kind = tasks.find(task) if task else found.task()
     result = found.model(kind, found.settings(kind), device, None)
     return result if precision is None else result.prepare(precision)
@@ -104,7 +105,7 @@ def load_for_training(
     """
     _add(plugins)
     _check_device(device)
-    return Folder(resolve(model, revision)).model(tasks.find(task), settings, device, seed)
+    return opened(resolve(model, revision)).model(tasks.find(task), settings, device, seed)
 
 
 @_collector_paused()
@@ -186,7 +187,12 @@ def write_folder(model: Model, folder: Path) -> None:
     config |= dict.fromkeys(config.keys() & {"dtype", "torch_dtype"}, "float32")  # what the incumbent would otherwise convert to
     table = name_table(origin.family, kinds, "" if hf is None or kinds in hf.bare else hf.prefix, model.body.heads)
     state = {name: x.detach() for name, x in model.state_dict().items()}
-    write_tensors(folder, table.save(state, tied=origin.tied))
+    if origin.adapter is not None:
+        from nabi import adapters
+
+        adapters.write(model, folder)
+    else:
+        write_tensors(folder, table.save(state, tied=origin.tied))
     ours = {
         "format": FORMAT,
         "family": origin.family_name,
@@ -195,6 +201,8 @@ def write_folder(model: Model, folder: Path) -> None:
         "max_length": model.inputs.max_length,
         "golden": model.golden(),
     }
+    if origin.adapter is not None:
+        ours["adapter"] = to_dict(origin.adapter)
     model.inputs.save(folder)
     _write_json(folder / "config.json", config)
     if generation:
@@ -238,6 +246,32 @@ class _Ours:
     max_length: int | None = None
     golden: list[_Golden] = field(default_factory=list)
     files: Mapping[str, str] = field(default_factory=dict)
+    adapter: Adaptation | None = None
+
+
+def stated_by(folder: Path) -> _Ours:
+    """A folder's nabi.json; nothing but defaults if it has none.
+
+    Raises:
+        CheckpointError: it can't be read, or is of another version.
+    """
+    path = folder / "nabi.json"
+    found = read_file(path, CheckpointError) if path.is_file() else {}
+    if found.get("format", FORMAT) != FORMAT:
+        raise CheckpointError("nabi.json has another format", value=found["format"], expected=str(FORMAT), fix="update nabi")
+    ours: _Ours = _read(_Ours, found, str(path))
+    return ours
+
+
+def opened(path: Path) -> Folder:
+    """A model folder, or an adapter's together with the base that it names.
+
+    Raises:
+        CheckpointError: one of the two is missing, incomplete, broken or of an unknown kind.
+    """
+    from nabi import adapters  # which build on this file
+
+    return adapters.AdapterFolder(path) if adapters.is_adapter(path) else Folder(path)
 
 
 class Folder:
@@ -251,11 +285,7 @@ class Folder:
         if not (path / "config.json").is_file():
             raise CheckpointError("the folder has no config.json", value=str(path), fix="fetch the model again, or point at the folder inside it")
         self.config = read_file(path / "config.json", CheckpointError)
-        ours = path / "nabi.json"
-        found = read_file(ours, CheckpointError) if ours.is_file() else {}
-        if found.get("format", FORMAT) != FORMAT:
-            raise CheckpointError("nabi.json has another format", value=found["format"], expected=str(FORMAT), fix="update nabi")
-        self.ours = _read(_Ours, found, str(ours))
+        self.ours = stated_by(path)
         self._tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
         self._tied: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._outlines: dict[tuple[str, ...], Body] = {}

@@ -59,6 +59,7 @@ cli.add_command(tokenizer)
 @click.option("--size", help="Its size, such as mini.")
 @click.option("--tokenizer", metavar="DIR", help="A folder with a tokenizer, for --family.")
 @click.option("--out", metavar="DIR", help="Folder for the model and its checkpoints.")
+@click.option("--find-rate", metavar="FILE", help="Do not train: try rising learning rates, write the curve to FILE (HTML), suggest one.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, exactly where it was.")
 @click.option("--seed", type=int, help="Of order, dropout and fresh weights.")
 @click.option("--processes", type=int, default=1, show_default=True, help="Processes to train with.")
@@ -75,7 +76,8 @@ cli.add_command(tokenizer)
 def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...], as_json: bool, log: str, **given: Any) -> None:
     """Train a model, by options or by RECIPE (a TOML file with the same names; options win).
 
-    Settings are ``plan.*`` (learning_rate, epochs, ...), ``task.*`` (loss, class_weights, ...) and ``options.*`` (long, max_length, ...).
+    Settings are ``plan.*`` (learning_rate, epochs, ...), ``task.*`` (loss, class_weights, ...), ``options.*`` (long, max_length, ...) and ``lora.*``
+    (rank, alpha, targets, ...), any of which trains adapters in place of all weights.
 
     \b
     nabi train --task text_classification --data train.jsonl --dev dev.jsonl --base minilm --out DIR --set plan.epochs=3
@@ -85,8 +87,13 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
     spec = _Spec(read_file(Path(recipe)) if recipe else {}, given, settings)
     if spec.values["processes"] != 1:
         raise OptionError("this version trains in one process", value=spec.values["processes"], fix="leave --processes out")
-    task, data, out = (spec.need(name) for name in ("task", "data", "out"))
+    search = spec.values["find_rate"]
+    task, data = (spec.need(name) for name in ("task", "data"))
+    out = spec.values["out"] if search else spec.need("out")
+    if search and (spec.values["resume"] or not search.endswith(".html")):
+        raise OptionError("--find-rate takes a page to write, and goes without --resume", value=search, expected="a name that ends in .html")
     from nabi.fitting import fit
+    from nabi.nn.lora import Lora
     from nabi.training.plan import Plan
     from nabi.training.progress import Progress
 
@@ -104,6 +111,8 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         columns=_pairs(values["columns"]),
         settings=spec.sections["task"],
         options=spec.sections["options"],
+        lora=from_dict(Lora, spec.sections["lora"], "the settings of lora") if spec.sections["lora"] else None,
+        find_rate=bool(search),
         resume=values["resume"],
         device=values["device"],
         progress=Progress(log),  # type: ignore[arg-type]
@@ -112,11 +121,40 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         about={name: values[name] for name in ("license", "language") if values[name]},
         command=_command(),
     )
+    if fitted.rates is not None:
+        fitted.rates.write(search)
+        if as_json:
+            _print_json({"task": task, "page": search, **fitted.rates.facts(), "seconds": fitted.seconds})
+        else:
+            found = fitted.rates
+            click.echo(f"Try --set plan.learning_rate={found.suggestion:g} (the loss falls fastest at {found.steepest:.1e}, is lowest at {found.lowest:.1e}).")
+            click.echo(f"{search} shows the curve ({fitted.seconds:.0f} s).")
+        return
     facts = {"task": task, "out": str(out), "metrics": fitted.metrics, "seconds": fitted.seconds, "tokens": fitted.tokens}
     if as_json:
         _print_json(facts)
     else:
         click.echo(f"The model is in {out} ({fitted.seconds:.0f} s). Try: nabi predict {out} TEXT")
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the whole model.")
+@_plugin
+def merge(model: str, out: str, plugins: tuple[str, ...]) -> None:
+    """Put the adapter that MODEL is into its base and write the whole model.
+
+    \b
+    nabi train --task text_classification --data train.jsonl --base minilm --out DIR --set lora.rank=8
+    nabi merge DIR --out WHOLE
+    """
+    from nabi.adapters import merged
+    from nabi.checkpoint import load, save
+
+    if Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())):
+        raise OptionError("the output folder is not empty", value=out, fix="choose another")
+    save(merged(load(model, plugins=plugins)), out)
+    click.echo(f"The whole model is in {out}.")
 
 
 @cli.command()
@@ -421,11 +459,11 @@ def bench(model: str, data: str | None, seconds: float, columns: str | None, plu
 cli.add_command(cache)
 cli.add_command(corpus)
 
-_SECTIONS = {"plan": "plan", "options": "options", "task": "settings"}  # of --set -> of a recipe, where `task` is the task's name
+_SECTIONS = {"plan": "plan", "options": "options", "task": "settings", "lora": "lora"}  # of --set -> of a recipe, where `task` is the task's name
 
 
 class _Spec:
-    """A recipe with the command line over it: ``values`` by option name, and the three ``sections`` of settings."""
+    """A recipe with the command line over it: ``values`` by option name, and the ``sections`` of settings."""
 
     def __init__(self, recipe: dict[str, Any], given: dict[str, Any], settings: Iterable[str]) -> None:
         from nabi.config import convert, parsed
@@ -441,7 +479,7 @@ class _Spec:
             section, dot, key = path.partition(".")
             if not equals or not dot or section not in self.sections:
                 hint = nearest(section, self.sections) if dot else ""
-                raise OptionError("--set takes plan.KEY=VALUE, task.KEY=VALUE or options.KEY=VALUE", value=setting, fix=hint)
+                raise OptionError("--set takes plan.KEY=VALUE, task.KEY=VALUE, options.KEY=VALUE or lora.KEY=VALUE", value=setting, fix=hint)
             self.sections[section][key] = parsed(text)
         source = click.get_current_context().get_parameter_source
         typed = {name for name in given if (s := source(name)) is not None and s.name == "COMMANDLINE"}

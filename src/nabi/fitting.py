@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nabi import checkpoint, plugins, tasks
+from nabi import adapters, checkpoint, plugins, tasks
 from nabi.batch import Row
 from nabi.config import convert, from_dict, to_dict
 from nabi.data import Table, read_table
@@ -29,11 +29,14 @@ from nabi.evaluation.findings import Findings, Made, Source
 from nabi.evaluation.report import run_report
 from nabi.model import Model
 from nabi.nn.heads import Head
+from nabi.nn.lora import Lora
 from nabi.pages.markdown import write_card
 from nabi.pages.page import write
 from nabi.tasks import Task
+from nabi.training import finder
 from nabi.training.encoded import encoded
 from nabi.training.feed import Feed
+from nabi.training.finder import Rates
 from nabi.training.loop import State, Step, train
 from nabi.training.plan import Plan
 from nabi.training.progress import Progress
@@ -52,6 +55,7 @@ class Fitted:
         out: its folder, or None.
         seconds: of training, evaluation and saving in this process.
         tokens: trained on in this process.
+        rates: what the search for a learning rate saw, where that was asked for in place of training.
     """
 
     model: Model
@@ -60,6 +64,7 @@ class Fitted:
     out: Path | None
     seconds: float
     tokens: int
+    rates: Rates | None = None
 
 
 def fit(
@@ -76,6 +81,8 @@ def fit(
     columns: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    lora: Lora | None = None,
+    find_rate: bool = False,
     resume: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -97,6 +104,8 @@ def fit(
         columns: our column name -> the data's.
         settings: of the task: class weights, loss, label names.
         options: of the task: how long texts are read.
+        lora: train adapters and heads alone; what is saved then holds no more than these and needs ``base`` to be loaded.
+        find_rate: do not train, but try learning rates in a short run that nothing is kept of; they are in ``rates`` of what is returned.
         resume: go on with the run in ``out``, exactly.
         progress: who is told.
         plugins: files or modules with families and tasks of your own.
@@ -125,10 +134,12 @@ def fit(
     wanted = kind.fitted([] if isinstance(table, TokenShards) else table, table.name, _settings(kind, settings or {}))
     if (base is None) == (family is None):
         raise OptionError("give either a base model or a family", value={"base": base, "family": family})
-    folder = RunFolder(out, resume=resume) if out is not None else None
+    if lora is not None and base is None:
+        raise OptionError("adapters need a base model to belong to", value=family, fix="give one as base (--base), or leave lora out")
+    folder = RunFolder(out, resume=resume) if out is not None and not find_rate else None
     given: dict[str, Any] = {
         "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}), "options": dict(options or {}),
-        "settings": to_dict(wanted), "base": base and str(base), "family": family, "size": to_dict(size) if family else None,
+        "settings": to_dict(wanted), "lora": to_dict(lora), "base": base and str(base), "family": family, "size": to_dict(size) if family else None,
         "windows": data.length if isinstance(data, TokenShards) else None,
     }  # fmt: skip
     state: State | None = None
@@ -139,6 +150,8 @@ def fit(
         model = checkpoint.load_for_training(folder.last, kind.name, wanted, seed=plan.seed, device=device)
     elif base is not None:
         model = checkpoint.load_for_training(base, kind.name, wanted, seed=plan.seed, device=device)
+        if lora is not None:
+            adapters.adapt(model, lora, str(base), plan.seed)
     else:
         if tokenizer is None:
             raise OptionError("a model from scratch needs a tokenizer", fix="give the folder of one: --tokenizer DIR")
@@ -154,6 +167,9 @@ def fit(
     else:
         assert isinstance(table, Table)
         rows = encoded(model, table, opts, "train", progress.say)
+    if find_rate:
+        rates = finder.find_rate(model, Feed(model, rows, plan), plan)
+        return Fitted(model, {}, [], None, time.monotonic() - began, 0, rates)
     dev_rows = None
     if held_out is not None:  # refused now and not after an epoch
         for i, example in enumerate(held_out):
@@ -164,7 +180,8 @@ def fit(
         folder.make()
     run.go()
     if folder:
-        settings = {**_changed("plan", plan, Plan()), **{f"task.{k}": v for k, v in (settings or {}).items()}}
+        adapted = {} if lora is None else {"lora.rank": lora.rank, **_changed("lora", lora, Lora())}
+        settings = {**_changed("plan", plan, Plan()), **adapted, **{f"task.{k}": v for k, v in (settings or {}).items()}}
         made = Made(
             name=folder.path.resolve().name,
             folder=str(out),
@@ -366,9 +383,9 @@ def _shown_call(given: Mapping[str, Any]) -> str:
         value = given[name]
         if name == "progress" or value is parameter.default or (isinstance(value, str | int | tuple) and value == parameter.default):
             continue
-        if isinstance(value, Plan):
-            chosen = [f"{key.removeprefix('plan.')}={choice!r}" for key, choice in _changed("plan", value, Plan()).items()]
-            text = f"Plan({', '.join(chosen)})"
+        if isinstance(value, Plan | Lora):
+            chosen = [f"{key.removeprefix('.')}={choice!r}" for key, choice in _changed("", value, type(value)()).items()]
+            text = f"{type(value).__name__}({', '.join(chosen)})"
         elif isinstance(value, str | Path | int | float | Mapping) or name == "plugins":
             text = repr(str(value) if isinstance(value, Path) else value)
         else:

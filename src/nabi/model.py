@@ -25,6 +25,7 @@ from nabi.inputs import Inputs
 from nabi.memory import trimmed
 from nabi.nn.body import Body, Run
 from nabi.nn.linear import Embedding, Linear
+from nabi.nn.lora import Adaptation
 from nabi.tasks import Again, Example, Task, Use
 
 TRIMMED = 8192  # tokens that are read on a CPU before free memory is given back: a few batches
@@ -42,6 +43,7 @@ class Origin:
         notes: sentences for the user: heads that start fresh, tensors left out.
         golden: (example, reading) pairs found in the folder.
         tied: second names of tensors that the checkpoint wrote out, to be written again.
+        adapter: what the adapters in the body belong to; None if it has none. With one, a model is saved without its base.
     """
 
     family_name: str
@@ -51,6 +53,7 @@ class Origin:
     notes: list[str] = field(default_factory=list)
     golden: list[dict[str, Any]] = field(default_factory=list)
     tied: tuple[str, ...] = ()
+    adapter: Adaptation | None = None
 
 
 class Model(nn.Module):

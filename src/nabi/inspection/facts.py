@@ -12,6 +12,7 @@ from nabi.errors import MissingHeadError
 from nabi.layout import Layout
 from nabi.model import Model
 from nabi.nn.kernels import Call, Pattern, explain_kernels
+from nabi.nn.lora import adapted
 
 
 def inspect_model(model: str, plugins: Iterable[str | Path | ModuleType] = ()) -> dict[str, Any]:
@@ -27,6 +28,11 @@ def inspect_model(model: str, plugins: Iterable[str | Path | ModuleType] = ()) -
     total = sum(p.numel() for p in loaded.parameters())
     facts: dict[str, Any] = {"model": model, "task": task, "parameters": f"{total:,}"}
     facts["groups"] = [f"{i}: {type(m).__name__}, {sum(p.numel() for p in m.parameters()):,} parameters" for i, m in enumerate(groups)]
+    if isinstance(loaded, Model) and loaded.origin.adapter is not None:
+        learnt, own = loaded.origin.adapter, sum(p.numel() for p in loaded.parameters() if p.requires_grad)
+        layers = sum(len(layer.adapters()) for layer in adapted(body).values())
+        share = f"{own:,} of {total:,} parameters were trained ({own / total:.2%})"
+        facts["adapter"] = [f"{share}: the heads, and LoRA of rank {learnt.lora.rank} on {layers} layers", f"it belongs to {learnt.base}"]
     patterns = dict.fromkeys(pattern for m in body.modules() if isinstance(pattern := getattr(m, "pattern", None), Pattern))
     lengths = {"64 rows of 24 tokens": [24] * 64, "32 rows of 5 to 60 tokens": sorted(5 + i * 55 // 31 for i in range(32))}
     layouts = {name: Layout.of(sizes) for name, sizes in lengths.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nabi import checkpoint
+from nabi import adapters, checkpoint
 from nabi.config import read_file
 from nabi.errors import CheckpointError, UserError, shortened
 from nabi.inspection.facts import opened
@@ -21,7 +21,7 @@ from nabi.model import Model
 from nabi.nn.linear import Embedding
 from nabi.text import Tokenizer
 from nabi.weights import file_sha256, hub, read_tensors
-from nabi.weights.files import is_plain_name
+from nabi.weights.files import WEIGHT_FILES, is_plain_name
 from nabi.weights.sources import SHIPPED, resolve
 
 FOREIGN = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl|pickle|joblib|npz|npy|onnx|gguf|ot)")
@@ -82,7 +82,7 @@ def _files(folder: Path) -> Iterator[Finding]:
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
     index = folder / "model.safetensors.index.json"
     sharded = index.is_file() and "model.safetensors" not in names
-    used = set(read_file(index, CheckpointError).get("weight_map", {}).values()) if sharded else {"model.safetensors"}
+    used = set(read_file(index, CheckpointError).get("weight_map", {}).values()) if sharded else {_weights(folder)[0]}
     foreign = [name for name in names if FOREIGN.fullmatch(name)]
     if foreign and used & set(names):
         total = size(sum((folder / name).stat().st_size for name in foreign))
@@ -97,13 +97,18 @@ def _files(folder: Path) -> Iterator[Finding]:
         yield finding("warning", "code", f"{', '.join(code)}: code that nabi never runs; other programs may.", _remove(folder, code))
 
 
+def _weights(folder: Path) -> tuple[str, ...]:
+    """What the file with the weights may be called."""
+    return (adapters.WEIGHTS,) if adapters.is_adapter(folder) else WEIGHT_FILES
+
+
 def _remove(folder: Path, names: list[str]) -> str:
     return "rm " + " ".join(shlex.quote(str(folder / name)) for name in names)
 
 
 def _tensors(folder: Path) -> Iterator[Finding]:
     """Tensors with NaN or infinity."""
-    files = read_tensors(folder)
+    files = read_tensors(folder, _weights(folder))
     for name in files.names:
         tensor = files[name]
         # a sum in double precision is finite if and only if all values are: quick, and no copy of the tensor
@@ -136,7 +141,9 @@ def _labels(model: Model, folder: Path) -> Iterator[Finding]:
 
 
 def _unused(folder: Path, model: Model) -> Iterator[Finding]:
-    """Tensors of the file that the model does not read. What it lacks, or does not know, is an error when it is loaded."""
+    """Tensors of the file that the model does not read. What it lacks, or does not know, is an error when it is loaded, and so is all that an adapter has."""
+    if adapters.is_adapter(folder):
+        return
     files = read_tensors(folder)
     family = model.origin.family
     prefix = family.hf.prefix if family.hf and any(name.startswith(family.hf.prefix) for name in files) else ""

@@ -208,7 +208,8 @@ class Attention(nn.Module):
         if head_size is None and hidden_size % num_heads:
             raise OptionError("hidden_size is not divisible by num_heads", value=(hidden_size, num_heads))
         inner = num_heads * (head_size or hidden_size // num_heads)
-        self.qkv, self.out = Linear(hidden_size, 3 * inner, bias=bias), Linear(inner, hidden_size, bias=bias)
+        self.qkv = Linear(hidden_size, 3 * inner, bias=bias, parts=("q", "k", "v"))
+        self.out = Linear(inner, hidden_size, bias=bias)
         self.num_heads, self.pattern, self.scale = num_heads, pattern or Pattern(), scale
         self.dropout, self.attention_dropout = dropout, attention_dropout
 
@@ -281,7 +282,7 @@ class CrossAttention(nn.Module):
         if head_size is None and hidden_size % num_heads:
             raise OptionError("hidden_size is not divisible by num_heads", value=(hidden_size, num_heads))
         inner = num_heads * (head_size or hidden_size // num_heads)
-        self.q, self.kv = Linear(hidden_size, inner, bias=bias), Linear(hidden_size, 2 * inner, bias=bias)
+        self.q, self.kv = Linear(hidden_size, inner, bias=bias), Linear(hidden_size, 2 * inner, bias=bias, parts=("k", "v"))
         self.out = Linear(inner, hidden_size, bias=bias)
         self.num_heads, self.scale = num_heads, scale
         self.dropout, self.attention_dropout = dropout, attention_dropout

@@ -37,10 +37,12 @@ class Linear(nn.Module):
     Args:
         inputs, outputs: sizes of the last axis.
         bias: whether there is a b.
+        parts: names of several layers of one size that this one computes at once, one behind the other in the output.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, parts: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self.parts = parts
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
@@ -175,7 +177,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, act: str, dropout: float, inner_dropout: float | None = None) -> None:
         super().__init__()
-        self.gate_up, self.down = Linear(hidden_size, 2 * intermediate_size, bias=False), Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_up = Linear(hidden_size, 2 * intermediate_size, bias=False, parts=("gate", "up"))
+        self.down = Linear(intermediate_size, hidden_size, bias=False)
         self.act, self.dropout, self.inner_dropout = activation(act), dropout, inner_dropout
 
     def forward(self, x: Tensor, add: Tensor) -> Tensor:

@@ -87,9 +87,10 @@ class Frame:
 
 
 def lines(chart: Lines) -> str:
-    """Curves from 0 on; thin ones have no points."""
+    """Curves from 0 on, or from where they begin below it; thin ones have no points."""
     points = [p for series in chart.series.values() for p in series]
-    frame = Frame(chart.title, chart.x, chart.y, (0.0, _range([x for x, _ in points])[1]), _rounded(_range([y for _, y in points])))
+    low, high = _range([x for x, _ in points])
+    frame = Frame(chart.title, chart.x, chart.y, (min(0.0, low), high), _rounded(_range([y for _, y in points])))
     for number, (name, series) in enumerate(chart.series.items()):
         path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in series)
         thin = name in chart.thin

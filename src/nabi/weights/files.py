@@ -133,8 +133,11 @@ class TensorFiles(Mapping[str, Tensor]):
         return tensor
 
 
-def read_tensors(folder: Path) -> TensorFiles:
+def read_tensors(folder: Path, names: Sequence[str] = WEIGHT_FILES) -> TensorFiles:
     """The tensors of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` lists; else of ``pytorch_model.bin`` likewise.
+
+    Args:
+        names: what the file may be called, the first one that is there.
 
     Raises:
         CheckpointError: no such folder, no weights in it, a damaged file, a pickle that holds anything but tensors, a shard or tensor that is
@@ -143,7 +146,7 @@ def read_tensors(folder: Path) -> TensorFiles:
     if not os.path.isdir(folder):
         raise _no_folder(folder)
     _check_links(folder)
-    for name in WEIGHT_FILES:
+    for name in names:
         # as a link that leads nowhere is a file that is missing, not one that was never there
         if os.path.lexists(folder / name):
             path = _inside(folder, name)
@@ -159,7 +162,7 @@ def read_tensors(folder: Path) -> TensorFiles:
     if any(_FOREIGN.fullmatch(name) for name in present):
         fix = "weights of other kinds are not opened: load them with the library that wrote them and save them as safetensors (save_pretrained does)"
     what = f"no weights among {shown}" if present else "the folder is empty"
-    raise CheckpointError(what, value=str(folder), expected=f"{' or '.join(WEIGHT_FILES)}, or an index of its shards", fix=fix)
+    raise CheckpointError(what, value=str(folder), expected=f"{' or '.join(names)}, or an index of its shards", fix=fix)
 
 
 def is_plain_name(name: str, *, folders: bool = False) -> bool:
