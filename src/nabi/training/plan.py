@@ -33,6 +33,8 @@ class Plan:
         patience: stop after so many evaluations without a better figure; None never stops early.
         evaluate_every: epochs between evaluations; None is 1, or as many as make 10 evaluations of a long run.
         precision: of the products in training, ``fp32`` or ``bf16``; parameters stay float32.
+        parallel: how several processes share an update: ``ddp``, each holds all, or ``fsdp``, each holds its part of weights, gradients and moments.
+        recompute: keep only what goes from layer to layer and compute the rest again in the backward pass: less memory, about a third more time.
         sampler: ``shuffle`` reads each example once an epoch; ``balanced`` draws each class equally often.
         windows: of a long text, train on at most so many windows an epoch, drawn anew each time; token shards are read whole.
         hidden_dropout, attention_dropout, head_dropout: in place of the model's own; None leaves them.
@@ -58,6 +60,8 @@ class Plan:
     patience: int | None = None
     evaluate_every: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    recompute: bool = False
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     windows: int = 4
     hidden_dropout: float | None = None
