@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import os
 import time
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import torch
 
 from nabi import checkpoint, plugins, tasks
 from nabi.batch import Row
@@ -32,8 +35,10 @@ from nabi.model import Model
 from nabi.nn.heads import Head
 from nabi.pages.markdown import write_card
 from nabi.pages.page import write
+from nabi.ranks import Ranks
+from nabi.ranks import found as found_ranks
 from nabi.tasks import Task
-from nabi.training.encoded import encoded
+from nabi.training.encoded import code, encoded
 from nabi.training.faults import Spikes, Stopping
 from nabi.training.feed import Feed
 from nabi.training.loop import State, Step, train
@@ -116,7 +121,11 @@ def fit(
     began, call = time.monotonic(), dict(locals())
     plugins = tuple(plugins)
     _add(plugins)
-    plan, progress = plan or Plan(), progress or Progress()
+    ranks = found_ranks()
+    plan, progress = plan or Plan(), progress or Progress() if ranks.first else Progress("none")
+    if ranks.world > 1 and device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
+    resume = resume or ranks.attempt > 0  # begun again after a process died
     described = from_dict(CardOptions, about or {}, "the card's facts")
     kind = tasks.find(task)
     table: Table | TokenShards
@@ -130,12 +139,13 @@ def fit(
     if (base is None) == (family is None):
         raise OptionError("give either a base model or a family", value={"base": base, "family": family})
     with contextlib.ExitStack() as held:
-        folder = held.enter_context(RunFolder(out, resume=resume)) if out is not None else None
+        folder = held.enter_context(RunFolder(out, resume=resume, ranks=ranks, behind=ranks.another())) if out is not None else None
         given: dict[str, Any] = {
             "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}),
-            "options": dict(options or {}), "settings": to_dict(wanted), "base": base and str(base), "family": family, "size": to_dict(size) if family else None,
-            "windows": data.length if isinstance(data, TokenShards) else None,
+            "options": dict(options or {}), "settings": to_dict(wanted), "base": base and str(base), "family": family,
+            "size": to_dict(size) if family else None, "windows": data.length if isinstance(data, TokenShards) else None,
         }  # fmt: skip
+        ranks.agree({**given, "plan": to_dict(plan), "out": out and str(out), "torch": torch.__version__, "nabi's code": code()})
         state: State | None = None
         if folder and resume and folder.finished:
             raise OptionError("this run is over", value=str(out), fix="load it, or begin a new run in another folder")
@@ -160,17 +170,18 @@ def fit(
             table = windows.shards
         else:
             assert isinstance(table, Table)
-            rows = encoded(model, table, opts, "train", progress.say)
+            rows = ranks.in_turn(lambda: encoded(model, table, opts, "train", progress.say))
         dev_rows = None
         if held_out is not None:  # refused now and not after an epoch
             for i, example in enumerate(held_out):
                 model.task.truth(example, held_out.where(i))
-            dev_rows = encoded(model, held_out, opts, "evaluate", progress.say)
-        run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, given, state, dev_rows)
+            dev_rows = ranks.in_turn(lambda: encoded(model, held_out, opts, "evaluate", progress.say))
+        ranks.agree({"the sum of the weights": sum(float(p.detach().double().sum()) for p in model.parameters()) if ranks.world > 1 else 0})
+        run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, given, state, dev_rows, ranks)
         if folder:
             folder.make()
         run.go()
-        if folder:
+        if folder and ranks.first:
             settings = {**_changed("plan", plan, Plan()), **{f"task.{k}": v for k, v in (settings or {}).items()}}
             made = Made(
                 name=folder.path.resolve().name,
@@ -191,6 +202,7 @@ def fit(
             findings = run.findings()
             _write_report(folder.path, made, findings, model, described, progress, examples=examples_in_report)
             _write_history(folder.path, run.history, plan, table, held_out, run.curve, findings)
+        if folder:
             folder.publish()
         return Fitted(model, run.best, run.history, folder.path if folder else None, time.monotonic() - began, run.tokens)
 
@@ -210,7 +222,9 @@ class _Run:
         given: Mapping[str, Any],
         state: State | None,
         dev_rows: Sequence[Sequence[Row]] | None,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.model, self.feed, self.plan, self.progress, self.folder = model, feed, plan, progress, folder
         self.dev, self.options, self.given, self.state, self.dev_rows = dev, options, given, state, dev_rows
         self.history: list[dict[str, Any]] = list(state.extra["history"]) if state else []
@@ -267,7 +281,7 @@ class _Run:
         every, plan = self.plan.between(self.feed.steps_per_epoch), self.plan
         over = self.state is not None and self._stopped()
         due = best = False  # what the next save is for
-        for step in () if over else train(self.model, self.feed, plan, self.state):
+        for step in () if over else train(self.model, self.feed, plan, self.state, ranks=self.ranks, asked=lambda: stopping.asked):
             self.tokens += step.tokens
             self._losses.append(step.loss)
             self.curve.add(step.loss)
@@ -280,7 +294,7 @@ class _Run:
                 better = self._milestone(step)
                 ends |= self._stopped()
             best |= better
-            due |= better or ends or stopping.asked or (step.number % plan.save_every == 0 if plan.save_every else evaluated)
+            due |= better or ends or step.stop or (step.number % plan.save_every == 0 if plan.save_every else evaluated)
             due |= plan.keep_every is not None and step.number % plan.keep_every == 0
             # what may be the beginning of a spike takes no good checkpoint's place, unless the figure on dev says that it is good
             if due and (ends or not self.spikes.high or (better and self.dev is not None)):
@@ -289,7 +303,7 @@ class _Run:
             if self._stopped():
                 self.progress.say(f"Stopped: {self.since_best} evaluations without a better {self.model.task.main_metric}.")
                 break
-            if stopping.asked:
+            if step.stop:
                 self._stop(step, stopping)
 
     def _stopped(self) -> bool:
@@ -302,8 +316,10 @@ class _Run:
         entry: dict[str, Any] = {"step": step.number, "epoch": step.epoch, "loss": loss}
         name = self.model.task.main_metric
         better = True
+        step.refresh()
         if self.dev is not None:
-            found = evaluate(self.model, self.dev, options=self.options, keep=self.folder is not None, calibrate=True, rows=self.dev_rows)
+            keep = self.folder is not None
+            found = evaluate(self.model, self.dev, options=self.options, keep=keep, calibrate=True, rows=self.dev_rows, ranks=self.ranks)
             metrics = found.metrics
             entry["metrics"] = metrics
             better = not self.best or (metrics[name] < self.best[name] if self.model.task.lower_is_better else metrics[name] > self.best[name])
@@ -323,16 +339,17 @@ class _Run:
             return
         extra = {"history": self.history, "best": self.best, "since_best": self.since_best, "losses": self._losses}
         extra |= {"curve": self.curve.state(), "seconds": self.seconds, "tokens": self.tokens_in_all, "spikes": self.spikes.state()}
+        step.refresh()
         self.folder.save_last(self.model, step.state(**extra), self.plan, self.given, best, self.plan.save_waits)
 
     def _stop(self, step: Step, stopping: Stopping) -> None:
         """End as the signal would have, with a sentence about what is left."""
-        assert stopping.signal is not None
         if self.folder:
             self.folder.wait()
         saved = self.folder.saved if self.folder else None
         left = f"step {saved[1]} is saved in {saved[0]}: go on with --resume, or resume=True" if saved else "nothing is saved, since the run has no folder"
-        self.progress.say(f"Stopped by {stopping.signal.name} after step {step.number}; {left}.")
+        why = f"by {stopping.signal.name}" if stopping.signal else "because another process was asked to"
+        self.progress.say(f"Stopped {why} after step {step.number}; {left}.")
         stopping.end()
 
     def _way_back(self) -> str:

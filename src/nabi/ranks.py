@@ -6,10 +6,10 @@ attempts, so that after a restart a process may read the address of one that is 
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import os
 import socket
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from nabi.errors import OptionError, TrainingError
+from nabi import errors
+from nabi.errors import NabiError, OptionError, StorageError, TrainingError
 
 T = TypeVar("T")
 PATIENCE = 20.0  # seconds after which a process that did not come is missed; NABI_PREFLIGHT sets another number
@@ -64,6 +65,29 @@ class Ranks:
         finally:
             self.all(None)
 
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """Do some work on every process, and go on only if all have done it; gives what each gave, plain data.
+
+        Raises:
+            NabiError: what it raised here, or else what it raised on the first process where it did, which is named: its own kind if it is one of nabi's,
+                StorageError otherwise.
+        """
+        problem: BaseException | None = None
+        value: T | None = None
+        try:
+            value = work()
+        except BaseException as raised:  # noqa: BLE001 - told to the others, who would wait for ever; then raised
+            problem = raised
+        kind = next((c.__name__ for c in type(problem).__mro__ if getattr(errors, c.__name__, None) is c), None)
+        said = self.all({"value": value, "problem": None if problem is None else str(problem) if kind else repr(problem), "kind": kind})
+        if problem is not None:
+            raise problem
+        for rank, other in enumerate(said):
+            if other["problem"] is not None:
+                raised_as: type[NabiError] = getattr(errors, other["kind"] or "", StorageError)
+                raise raised_as(f"{other['problem']} (said by process {rank})")
+        return [other["value"] for other in said]
+
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Compare what each process was given.
 
@@ -82,11 +106,8 @@ class Ranks:
             )
 
     def another(self) -> Ranks:
-        """The same processes, to be talked to from another thread."""
+        """The same processes, to be talked to from another thread; every process has to call it."""
         return self
-
-    def close(self) -> None:
-        """Leave the group."""
 
 
 ALONE = Ranks()
@@ -125,14 +146,8 @@ class Group(Ranks):
                 "Look at what those are doing; NABI_PREFLIGHT=SECONDS waits longer."
             ) from None
 
-    def another(self) -> Ranks:
+    def another(self) -> Ranks:  # gloo, whatever the others talk through
         return Group(dist.new_group(backend="gloo", timeout=LONGEST))
-
-    def close(self) -> None:
-        if self.group is not None:
-            dist.destroy_process_group(self.group)
-        elif dist.is_initialized():
-            dist.destroy_process_group()
 
 
 def found() -> Ranks:
@@ -146,7 +161,7 @@ def found() -> Ranks:
         return ALONE
     if not dist.is_initialized():
         _join()
-    ranks = Group()
+    ranks = Group(dist.new_group(backend="gloo", timeout=LONGEST) if torch.cuda.is_available() else None)
     ranks.meet()
     return ranks
 
@@ -161,9 +176,8 @@ def _join() -> None:
     else:
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=rank == 0, timeout=LONGEST)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST)
+    atexit.register(dist.destroy_process_group)
 
 
 def _own_store(rank: int, world: int) -> Store:

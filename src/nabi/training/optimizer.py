@@ -16,7 +16,8 @@ from nabi.model import Model
 from nabi.nn.linear import Embedding
 from nabi.ranks import ALONE, Ranks
 from nabi.training.plan import Plan
-from nabi.training.spread import cut_as, dealt, here, is_cut, whole
+from nabi.training.spread import cut_as, here, is_cut, whole
+from nabi.weights import dealt
 
 LARGE = 4096  # rows from which a table is worth updating by rows
 

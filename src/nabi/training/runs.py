@@ -28,20 +28,20 @@ from nabi.config import read_file, to_dict
 from nabi.errors import CheckpointError, OptionError, StorageError, shortened
 from nabi.files import sync
 from nabi.model import Model
+from nabi.ranks import ALONE, Ranks
 from nabi.training import manifest
 from nabi.training.lock import LOCK, Lock
 from nabi.training.loop import State
 from nabi.training.manifest import MANIFEST, Manifest
 from nabi.training.plan import Plan
 from nabi.training.saving import FACTS, STEM, Behind, Save
-from nabi.training.together import Alone, Ranks, together
 from nabi.weights import recover
 
 FORMAT = 1  # of training.json; the first one has no such field, and no manifest beside it
 _KEPT = re.compile(r"step-(\d{6,})")
 _DRAFT = re.compile(r"\.(.+)\.(?:new|old)-[0-9a-f]{8}")  # as atomic_folder names them
 # how a run is saved and watched, not what it computes: a resumed run may have others
-_FREE = frozenset({"plan.save_every", "plan.keep_every", "plan.save_waits", "plan.spike"})
+_FREE = frozenset({"plan.save_every", "plan.keep_every", "plan.save_waits", "plan.spike", "plan.parallel", "plan.recompute"})
 
 
 class RunFolder:
@@ -65,7 +65,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, resume: bool, ranks: Ranks | None = None, behind: Ranks | None = None) -> None:
         self.path, self.resume = Path(path), resume
-        self.ranks: Ranks = ranks or Alone()
+        self.ranks: Ranks = ranks or ALONE
         self.notes: list[str] = []
         self.source = self.last
         self.saved: tuple[Path, int] | None = None
@@ -73,7 +73,7 @@ class RunFolder:
         self._damaged = False  # whether what lies in last is not worth keeping
         self._adopted: Manifest | None = None
         self._best_step: int | None = None
-        together(self.ranks, lambda: self._open(make=False))
+        self.ranks.together(lambda: self._open(make=False))
 
     def __enter__(self) -> RunFolder:
         return self
@@ -99,7 +99,7 @@ class RunFolder:
             StorageError: it can't be made.
             OptionError: another run was faster.
         """
-        together(self.ranks, lambda: self._open(make=True))
+        self.ranks.together(lambda: self._open(make=True))
 
     def _open(self, *, make: bool) -> None:
         if self.ranks.rank > 0:
@@ -207,7 +207,7 @@ class RunFolder:
             CheckpointError: none is whole, or the best model is not; says what is wrong with each.
             OptionError: it was begun with another plan or other things given; each difference is named.
         """
-        name, notes = together(self.ranks, self._chosen)[0]
+        name, notes = self.ranks.together(self._chosen)[0]
         self.source, self.notes = self.path / name, [*self.notes, *notes]
         facts = read_file(self.source / FACTS, CheckpointError)
         saved, mine = facts.get("given", {}), json.loads(json.dumps({**_flat("plan", to_dict(plan)), **given}))
@@ -262,7 +262,7 @@ class RunFolder:
         self._thread.wait()
         if not self.best.is_dir():
             return None
-        together(self.ranks, lambda: self.ranks.rank == 0 and bool(manifest.verified(self.best)))
+        self.ranks.together(lambda: self.ranks.rank == 0 and bool(manifest.verified(self.best)))
         return self.best
 
     def publish(self) -> None:
@@ -272,7 +272,7 @@ class RunFolder:
             StorageError: a file could not be put there; running it again goes on.
         """
         self._thread.wait()
-        together(self.ranks, lambda: self._publish() if self.ranks.rank == 0 and self.best.is_dir() else None)
+        self.ranks.together(lambda: self._publish() if self.ranks.rank == 0 and self.best.is_dir() else None)
 
     def _publish(self) -> None:
         try:

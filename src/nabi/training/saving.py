@@ -22,8 +22,8 @@ from torch import Tensor
 from nabi.checkpoint import Contents
 from nabi.errors import StorageError
 from nabi.files import sync
+from nabi.ranks import Ranks
 from nabi.training.manifest import Held, made
-from nabi.training.together import Ranks, together
 from nabi.weights import atomic_folder, shard_name, write_tensors
 
 STEM, FACTS = "training", "training.json"
@@ -88,9 +88,9 @@ class Save:
                         if self.keep is not None:
                             _link(path, self.keep)
 
-            draft = Path(together(ranks, begin)[0])
-            shares = together(ranks, share)
-            together(ranks, commit)
+            draft = Path(ranks.together(begin)[0])
+            shares = ranks.together(share)
+            ranks.together(commit)
 
     def _write_best(self, path: Path) -> None:
         with atomic_folder(path) as folder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -117,17 +117,6 @@ def cut_as(x: Tensor, parameter: Tensor) -> Tensor:
 
     mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
     return distribute_tensor(x.to(parameter.device), mesh, placements, src_data_rank=None)
-
-
-def dealt(sizes: Mapping[str, int], world: int) -> list[list[str]]:
-    """Which names each of ``world`` processes writes: the largest first, each to the one who has least."""
-    shares: list[list[str]] = [[] for _ in range(world)]
-    filled = [0] * world
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        least = filled.index(min(filled))
-        shares[least].append(name)
-        filled[least] += sizes[name]
-    return shares
 
 
 def _summed(bucket: Any) -> Any:
