@@ -12,12 +12,14 @@ import torch
 import nabi
 import nabi.training.loop
 from nabi import Plan
+from nabi.cli import cli
 from nabi.model import Model
 from nabi.ranks import Ranks
 from nabi.tasks.fill_mask import FillMaskSettings
 from nabi.training.feed import Feed
-from nabi.training.loop import State, train
+from nabi.training.loop import State, Step, train
 from nabi.training.optimizer import Optimizer
+from nabi.training.progress import Progress
 from nabi.training.spread import whole
 from training.small import SIZE, rows, text, weights
 from training.small import feed as feed_of
@@ -101,3 +103,28 @@ def disagreed(ranks: Ranks, facts: list[dict[str, Any]]) -> str:
     except nabi.NabiError as error:
         return str(error)
     return "agreed"
+
+
+class Told(Progress):
+    """Writes each step's loss to a file at once, so that it is there whatever is killed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("none")
+        self.path = path
+
+    def step(self, step: Step) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{step.number} {step.loss.hex()}\n")
+
+
+def fitted(ranks: Ranks, tokenizer: str, out: str, plan: dict[str, Any], resume: bool, losses: str) -> dict[str, float]:
+    """A whole run with checkpoints."""
+    size = {**SIZE, "hidden_dropout": 0.2, "attention_dropout": 0.2, "init_std": WIDE}
+    given: dict[str, Any] = {"dev": rows(21, 1), "family": "bert", "size": size, "tokenizer": tokenizer}
+    return nabi.fit("text_classification", rows(60), out=out, plan=Plan(**plan), resume=resume, progress=Told(Path(losses)), **given).metrics
+
+
+def commanded(ranks: Ranks, words: list[str]) -> int:
+    """``nabi WORDS`` in every process."""
+    cli.main(words, prog_name="nabi", standalone_mode=False)
+    return 0

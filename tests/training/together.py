@@ -88,6 +88,8 @@ def _serve() -> None:
     from training import jobs  # noqa: F401
 
     torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a job prints is no answer
     for line in sys.stdin:
         order, pids = json.loads(line), []
         for rank in range(order["world"]):
@@ -95,7 +97,7 @@ def _serve() -> None:
             if pid == 0:
                 _child(order, rank)
             pids.append(pid)
-        print(json.dumps(pids), flush=True)
+        print(json.dumps(pids), file=answers, flush=True)
         codes: dict[int, int] = {}
         while len(codes) < len(pids):
             for pid in pids:
@@ -107,7 +109,7 @@ def _serve() -> None:
                             if other not in codes:
                                 os.kill(other, signal.SIGKILL)
             time.sleep(0.01)
-        print(json.dumps([codes[pid] for pid in pids]), flush=True)
+        print(json.dumps([codes[pid] for pid in pids]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
