@@ -12,9 +12,11 @@ import torch
 import nabi
 import nabi.training.loop
 from nabi import Plan
+from nabi.batch import Row
 from nabi.cli import cli
+from nabi.fitting import _set_dropout as set_dropout
 from nabi.model import Model
-from nabi.ranks import Ranks
+from nabi.ranks import ALONE, Ranks
 from nabi.tasks.fill_mask import FillMaskSettings
 from nabi.training.feed import Feed
 from nabi.training.loop import State, Step, train
@@ -128,3 +130,45 @@ def commanded(ranks: Ranks, words: list[str]) -> int:
     """``nabi WORDS`` in every process."""
     cli.main(words, prog_name="nabi", standalone_mode=False)
     return 0
+
+
+SPREADS: dict[str, dict[str, Any]] = {
+    "alone, recomputed": {"recompute": True},
+    "ddp": {},
+    "fsdp": {"parallel": "fsdp"},
+    "fsdp, recomputed": {"parallel": "fsdp", "recompute": True},
+}
+
+
+def every_cell(ranks: Ranks, tokenizer: str) -> dict[str, float]:
+    """For each family and task: how far the gradient of a step is from the one of one process, as a share of its largest value."""
+    from conformance import kit
+
+    gradients: dict[str, torch.Tensor] = {}
+
+    class Watched(Optimizer):
+        def step(self, rate: float, norm: float) -> None:
+            for name, p in self.model.named_parameters():
+                if p.grad is not None:
+                    gradients[name] = whole(p.grad.to_dense() if p.grad.is_sparse else p.grad).clone()
+
+    nabi.training.loop.Optimizer = Watched  # type: ignore[misc]
+    found = {}
+    for family, task in kit.CELLS:
+        built = kit.model_of(family, task, Path(tokenizer))
+        encoded: list[list[Row]] = [[] for _ in range(8)]
+        for row in kit.encoded(built):
+            encoded[row.example].append(row)
+        seen: dict[str, dict[str, torch.Tensor]] = {}
+        for name, changed in {"alone": {}, **SPREADS}.items():
+            plan = Plan(steps=1, batch=8, tokens=12, hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0, **changed)
+            set_dropout(built, plan)
+            gradients.clear()
+            next(train(built, Feed(built, encoded, plan), plan, ranks=ALONE if name.startswith("alone") else ranks)).refresh()
+            seen[name] = dict(gradients)
+        largest = max(float(x.abs().max()) for x in seen["alone"].values())
+        for name in SPREADS:
+            assert seen[name].keys() == seen["alone"].keys(), (family, task, name, seen[name].keys() ^ seen["alone"].keys())
+            gaps = {n: float((x - seen["alone"][n]).abs().max()) / largest for n, x in seen[name].items()}
+            found[f"{family}, {task}, {name}"] = max(gaps.values())
+    return found

@@ -1,4 +1,4 @@
-"""A model and its batches under Accelerate's own ``prepare``, alone and on two processes: the same loop as with any torch module, and the same gradient as ours."""
+"""A model and its batches under Accelerate's own ``prepare``, alone and on two processes: the same gradient as ours."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nabi.batch import Batch
 from nabi.model import Model
+from nabi.nn.kernels import DistanceBias
 from nabi.ranks import Ranks
 from nabi.training.plan import Plan
 
@@ -138,10 +139,17 @@ def _recompute(module: nn.Module) -> nn.Module:
     """Let a layer keep only what it was given and compute the rest again in the backward pass (Chen et al. 2016, section 3)."""
     inner = module.forward
 
+    def again(*args: Any, **kwargs: Any) -> Any:
+        return inner(*map(_anew, args), **{name: _anew(value) for name, value in kwargs.items()})
+
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not (module.training and torch.is_grad_enabled()):
             return inner(*args, **kwargs)
-        return checkpoint(inner, *args, use_reentrant=False, **kwargs)
+        return checkpoint(again, *args, use_reentrant=False, **kwargs)
 
     module.forward = forward
     return module
+
+
+def _anew(value: Any) -> Any:
+    return value.anew() if isinstance(value, DistanceBias) else value
