@@ -20,8 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # lowest first; the top of nabi (its public names) lies below those who use them
 LEVELS = [
     {"errors"},
-    {"config", "files", "memory", "plugins", "cache", "progress"},
-    {"pool"},
+    {"config", "files", "memory", "plugins", "cache", "progress", "ranks"},
     {"pages"},
     {"layout"},
     {"batch"},

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nabi.checkpoint import Folder, name_table, opened, stated_by
+from nabi.checkpoint import ADAPTER, ADAPTER_CONFIG, Folder, name_table, opened, stated_by
 from nabi.config import from_dict, read_file
-from nabi.errors import CheckpointError, OptionError, StorageError, UserError, shortened
+from nabi.errors import CheckpointError, OptionError, UserError, shortened
 from nabi.model import Model
 from nabi.nn.linear import Linear
 from nabi.nn.lora import WHOLE, Adaptation, Adapted, Adapter, Lora, adapted, fingerprint, linears, replace_layer, scale_of, span
@@ -38,7 +36,6 @@ from nabi.weights import read_tensors
 from nabi.weights.names import NameTable
 from nabi.weights.sources import resolve
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _BEFORE = "base_model.model."  # stands before every name
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 # what peft's configuration may say without changing the mathematics that we compute; anything else is refused by name
@@ -52,7 +49,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and no model."""
-    return (folder / CONFIG).is_file() and not (folder / "model.safetensors").is_file()
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "model.safetensors").is_file()
 
 
 def adapt(model: Model, lora: Lora, base: str, seed: int = 0) -> None:
@@ -120,12 +117,8 @@ def _written_names(model: Model) -> NameTable:
     return name_table(model.origin.family, kinds, "" if hf is None or kinds in hf.bare else hf.prefix, model.body.heads)
 
 
-def write(model: Model, folder: Path) -> None:
-    """Write the adapters and heads of a model and peft's configuration of them into a folder that the caller makes durable.
-
-    Raises:
-        StorageError: a file could not be written.
-    """
+def written(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The adapters and heads of a model under peft's names, and peft's configuration of them."""
     adaptation, table = model.origin.adapter, _written_names(model)
     assert adaptation is not None
     lora = adaptation.lora
@@ -167,12 +160,7 @@ def write(model: Model, folder: Path) -> None:
         "bias": "none",
         "inference_mode": True,
     }
-    state = {_BEFORE + name: x.contiguous().clone() for name, x in {**tensors, **heads}.items()}
-    try:
-        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    except OSError as problem:
-        raise StorageError(f"the adapter could not be written to {folder}: {problem}") from problem
+    return {_BEFORE + name: x for name, x in {**tensors, **heads}.items()}, config
 
 
 class AdapterFolder(Folder):
@@ -186,29 +174,30 @@ class AdapterFolder(Folder):
     """
 
     def __init__(self, path: Path) -> None:
-        self.home, self.peft = path, read_file(path / CONFIG, CheckpointError)
+        self.home, self.peft = path, read_file(path / ADAPTER_CONFIG, CheckpointError)
         strange = [f"{key} is {shortened(self.peft[key])}" for key, usual in _NEUTRAL.items() if key in self.peft and self.peft[key] not in usual]
         if strange:
-            raise CheckpointError(f"{path / CONFIG} asks for what nabi does not compute: " + "; ".join(strange), fix="merge it with the library that made it")
+            what = f"{path / ADAPTER_CONFIG} asks for what nabi does not compute: {'; '.join(strange)}"
+            raise CheckpointError(what, fix="merge it with the library that made it")
         super().__init__(self._base())
         if (path / "nabi.json").is_file():  # ours; peft's own folder brings nothing but weights
             self.path, self.config, self.ours = path, read_file(path / "config.json", CheckpointError), stated_by(path)
         else:
             self.ours = dataclasses.replace(self.ours, golden=[])
-        self.adapters = read_tensors(path, (WEIGHTS, "adapter_model.bin"))
+        self.adapters = read_tensors(path, (ADAPTER, "adapter_model.bin"))
 
     def _base(self) -> Path:
         name = self.peft.get("base_model_name_or_path")
         if not isinstance(name, str) or not name:
             fix = 'write its name to "base_model_name_or_path"'
-            raise CheckpointError("the adapter does not say which model it belongs to", value=str(self.home / CONFIG), fix=fix)
+            raise CheckpointError("the adapter does not say which model it belongs to", value=str(self.home / ADAPTER_CONFIG), fix=fix)
         beside = self.home.parent / Path(name).name  # both were moved together
         try:
             folder = beside if not Path(name).exists() and (beside / "config.json").is_file() else resolve(name, self._revision(name))
             found = opened(folder)
         except UserError as problem:
             reason = str(problem).rstrip(".")
-            fix = f'put the model there, or write where it is to "base_model_name_or_path" in {self.home / CONFIG}'
+            fix = f'put the model there, or write where it is to "base_model_name_or_path" in {self.home / ADAPTER_CONFIG}'
             raise CheckpointError(f"the base model of the adapter {self.home} can't be opened: {reason}", fix=fix) from None
         if isinstance(found, AdapterFolder):
             fix = f"merge that one first: nabi merge {folder} --out DIR"
@@ -250,7 +239,7 @@ class AdapterFolder(Folder):
             base = self.peft["base_model_name_or_path"]
             raise CheckpointError(
                 "the base model is not the one that this adapter was trained on", value=f"{base} (its body's SHA-256 is {sum_[:12]}...)",
-                expected=f"{ours.sha256[:12]}...", fix=f'write where that one is to "base_model_name_or_path" in {self.home / CONFIG}',
+                expected=f"{ours.sha256[:12]}...", fix=f'write where that one is to "base_model_name_or_path" in {self.home / ADAPTER_CONFIG}',
             )  # fmt: skip
         lora = self._attach(made.body, self._table(task.heads), ours.lora if ours else None)
         made.origin.adapter = Adaptation(lora, str(self.peft["base_model_name_or_path"]), sum_)
@@ -284,7 +273,7 @@ class AdapterFolder(Folder):
         keys = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora"}
         given = {ours: self.peft[theirs] for ours, theirs in keys.items() if theirs in self.peft}
         try:
-            return from_dict(Lora, {"rank": 8, "alpha": 8, **given, "targets": list(targets)}, str(self.home / CONFIG))
+            return from_dict(Lora, {"rank": 8, "alpha": 8, **given, "targets": list(targets)}, str(self.home / ADAPTER_CONFIG))
         except OptionError as problem:
             raise CheckpointError(str(problem).rstrip("."), fix="the file was edited") from None
 
@@ -311,7 +300,7 @@ class AdapterFolder(Folder):
 
     def _read(self, name: str) -> Tensor:
         if _BEFORE + name not in self.adapters:
-            raise CheckpointError("a tensor of the adapter is missing", value=f"{self.home / WEIGHTS}: {name}", fix="fetch or train the adapter again")
+            raise CheckpointError("a tensor of the adapter is missing", value=f"{self.home / ADAPTER}: {name}", fix="fetch or train the adapter again")
         return self.adapters[_BEFORE + name].float()
 
     def _scale(self, name: str, rank: int, lora: Lora) -> float:

@@ -29,12 +29,14 @@ from nabi.nn.body import Body
 from nabi.nn.heads import HeadSpec
 from nabi.nn.lora import Adaptation
 from nabi.tasks import Task
-from nabi.weights import atomic_folder, file_sha256, place, read_tensors, write_tensors
+from nabi.weights import atomic_folder, dealt, file_sha256, place, read_tensors, shard_name, write_tensors
 from nabi.weights.bound import filled_by
 from nabi.weights.names import Entry, NameTable, same, tied
+from nabi.weights.sharding import INDEX, index
 from nabi.weights.sources import resolve
 
 FORMAT = 1  # of nabi.json
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as peft calls them
 UNLIMITED = 1 << 30  # tokens in a row of a body that has no limit
 
 
@@ -176,6 +178,78 @@ def save(model: Model, path: str | Path) -> None:
 
 def write_folder(model: Model, folder: Path) -> None:
     """Write a model's files into a folder that the caller makes durable."""
+    found = contents(model)
+    found.write_weights(folder)
+    found.write_rest(folder)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a model's folder holds, ready to be written by one process or dealt to several.
+
+    Attributes:
+        tensors: under the names of the files.
+        config, generation, ours: of config.json, generation_config.json (empty: none) and nabi.json.
+        inputs: the tokenizer's and others' files.
+        adapter: of adapter_config.json, where the tensors are those of an adapter, which one process writes; empty: none.
+    """
+
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    generation: Mapping[str, Any]
+    ours: Mapping[str, Any]
+    inputs: Inputs
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+
+    def copied(self) -> Contents:
+        """With tensors of its own on the host, so that training can go on while they are written."""
+        return replace(self, tensors={name: torch.empty_like(x, device="cpu").copy_(x) for name, x in self.tensors.items()})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by tensor."""
+        return {name: x.nbytes for name, x in self.tensors.items()}
+
+    def write_weights(self, folder: Path, rank: int = 0, world: int = 1) -> list[str]:
+        """Write the tensors that are dealt to ``rank`` of ``world`` processes; the names of the files.
+
+        Raises:
+            StorageError: the file could not be written.
+        """
+        if self.adapter:
+            if rank > 0:
+                return []
+            write_tensors(folder, self.tensors, file=ADAPTER)
+            return [ADAPTER]
+        share = dealt(self.sizes, world)[rank]
+        write_tensors(folder, {name: self.tensors[name] for name in share}, file=shard_name("model", rank, world))
+        return [shard_name("model", rank, world)]
+
+    def write_rest(self, folder: Path, world: int = 1, sums: Mapping[str, str] | None = None) -> None:
+        """Write all but the weights, which are there.
+
+        Args:
+            sums: the SHA-256 of files that need not be read again.
+        """
+        self.inputs.save(folder)
+        _write_json(folder / "config.json", self.config)
+        if self.generation:
+            _write_json(folder / "generation_config.json", self.generation)
+        if self.adapter:
+            _write_json(folder / ADAPTER_CONFIG, self.adapter)
+        elif world > 1:
+            _write_json(folder / INDEX, index("model", self.sizes, dealt(self.sizes, world)))
+        # the SHA-256 of each file, for `nabi doctor`; loading hashes nothing
+        known, paths = sums or {}, [path for path in sorted(folder.iterdir()) if path.is_file()]
+        _write_json(folder / "nabi.json", {**self.ours, "files": {path.name: known.get(path.name) or file_sha256(path) for path in paths}})
+
+
+def contents(model: Model, *, golden: bool = True) -> Contents:
+    """What is saved of a model; its tensors are those of the model, not copies. Of a prepared copy its original is taken.
+
+    Args:
+        golden: whether the golden vectors are computed; of several processes only the one that writes nabi.json needs them.
+    """
     model = model.original
     origin, kinds = model.origin, model.task.heads
     config = {**origin.hf_config, **families.config_to(origin.family, origin.config), **model.task.to_hf()}
@@ -187,29 +261,20 @@ def write_folder(model: Model, folder: Path) -> None:
     config |= dict.fromkeys(config.keys() & {"dtype", "torch_dtype"}, "float32")  # what the incumbent would otherwise convert to
     table = name_table(origin.family, kinds, "" if hf is None or kinds in hf.bare else hf.prefix, model.body.heads)
     state = {name: x.detach() for name, x in model.state_dict().items()}
-    if origin.adapter is not None:
-        from nabi import adapters
-
-        adapters.write(model, folder)
-    else:
-        write_tensors(folder, table.save(state, tied=origin.tied))
     ours = {
         "format": FORMAT,
         "family": origin.family_name,
         "task": model.task.name,
         "settings": to_dict(model.task.settings),
         "max_length": model.inputs.max_length,
-        "golden": model.golden(),
+        "golden": model.golden() if golden else [],
     }
     if origin.adapter is not None:
-        ours["adapter"] = to_dict(origin.adapter)
-    model.inputs.save(folder)
-    _write_json(folder / "config.json", config)
-    if generation:
-        _write_json(folder / "generation_config.json", generation)
-    # the SHA-256 of each file, for `nabi doctor`; loading hashes nothing
-    ours["files"] = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    _write_json(folder / "nabi.json", ours)
+        from nabi import adapters  # which build on this file
+
+        tensors, adapter = adapters.written(model)
+        return Contents(tensors, config, generation, {**ours, "adapter": to_dict(origin.adapter)}, model.inputs, adapter)
+    return Contents(table.save(state, tied=origin.tied), config, generation, ours, model.inputs)
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -85,8 +85,12 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
     from nabi.config import from_dict, read_file
 
     spec = _Spec(read_file(Path(recipe)) if recipe else {}, given, settings)
-    if spec.values["processes"] != 1:
-        raise OptionError("this version trains in one process", value=spec.values["processes"], fix="leave --processes out")
+    processes, world = spec.values["processes"], int(os.environ.get("WORLD_SIZE", "1"))
+    if processes < 1 or (world > 1 and processes not in (1, world)):
+        fix = "leave --processes out under torchrun" if world > 1 else ""
+        raise OptionError("--processes is out of range", value=processes, expected=f"{world}, as torchrun says" if world > 1 else "1 or more", fix=fix)
+    if processes > 1 and world == 1:
+        sys.exit(_launched(processes, sys.argv[1:]))
     search = spec.values["find_rate"]
     task, data = (spec.need(name) for name in ("task", "data"))
     out = spec.values["out"] if search else spec.need("out")
@@ -121,6 +125,8 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         about={name: values[name] for name in ("license", "language") if values[name]},
         command=_command(),
     )
+    if os.environ.get("RANK", "0") != "0":  # one of several processes says it
+        return
     if fitted.rates is not None:
         fitted.rates.write(search)
         if as_json:
@@ -135,6 +141,16 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         _print_json(facts)
     else:
         click.echo(f"The model is in {out} ({fitted.seconds:.0f} s). Try: nabi predict {out} TEXT")
+
+
+def _launched(processes: int, command: Sequence[str]) -> int:
+    """The exit code of this command run by several processes."""
+    from nabi.training.launch import launch
+
+    code, errors = launch(processes, command)
+    for error in errors:
+        click.echo(error, err=True)
+    return code
 
 
 @cli.command()
@@ -560,25 +576,31 @@ def _print_json(value: Any) -> None:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
-    sys.exit(_run(lambda: cli.main(args=args, prog_name="nabi", standalone_mode=False)))
+    code, error = _run(lambda: cli.main(args=args, prog_name="nabi", standalone_mode=False))
+    if "NABI_OUTCOME" in os.environ:  # one of several processes, whose end is told once
+        from nabi.training.launch import leave
+
+        sys.exit(leave(code, error))
+    if error:
+        click.echo(error, err=True)
+    sys.exit(code)
 
 
-def _run(command: Callable[[], Any]) -> int:
+def _run(command: Callable[[], Any]) -> tuple[int, str]:
+    """The exit code, and what to say of an error."""
     try:
         command()
     except NabiError as error:
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
+        return error.exit_code, f"error: {error}"
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
+        return (stop.code if isinstance(stop.code, int) else 1), ""
     except click.ClickException as error:
         error.show()
-        return 2
+        return 2, ""
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped", err=True)
-        return 130
+        return 130, "stopped"
     except BrokenPipeError:
         # the reader of our output went away (head, less); nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
+        return 1, ""
+    return 0, ""

@@ -1,4 +1,4 @@
-"""A file that is written whole or not at all."""
+"""A file that is written whole or not at all, and what makes files and folders survive a loss of power."""
 
 from __future__ import annotations
 
@@ -20,11 +20,19 @@ def whole(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(draft)
         draft.replace(path)
     except OSError as problem:
         raise StorageError(f"{path} could not be written: {problem}") from problem
     finally:
         with contextlib.suppress(OSError):  # most often it is not there any more
             draft.unlink()
+
+
+def sync(path: Path) -> None:
+    """Put what a file holds, or which names a folder has, onto the disk; a rename counts only once the folder around it was synced."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -5,8 +5,10 @@ It is a caller of the loop like any other, with the usual choices: evaluate on d
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import os
 import time
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +17,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from nabi import adapters, checkpoint, plugins, tasks
 from nabi.batch import Row
 from nabi.config import convert, from_dict, to_dict
 from nabi.data import Table, read_table
 from nabi.data.shards import TokenShards
 from nabi.data.split import split
-from nabi.errors import DataError, OptionError, nearest
+from nabi.errors import DataError, OptionError, StorageError, TrainingError, nearest
 from nabi.evaluation import Evaluation, evaluate
 from nabi.evaluation.card import CardOptions, card, hub_id
 from nabi.evaluation.curve import Curve
@@ -32,9 +36,12 @@ from nabi.nn.heads import Head
 from nabi.nn.lora import Lora
 from nabi.pages.markdown import write_card
 from nabi.pages.page import write
+from nabi.ranks import Ranks
+from nabi.ranks import found as found_ranks
 from nabi.tasks import Task
 from nabi.training import finder
-from nabi.training.encoded import encoded
+from nabi.training.encoded import code, encoded
+from nabi.training.faults import Spikes, Stopping
 from nabi.training.feed import Feed
 from nabi.training.finder import Rates
 from nabi.training.loop import State, Step, train
@@ -116,12 +123,18 @@ def fit(
     Raises:
         DataError: the data can't be learnt from.
         OptionError: a name or value is unknown, or the choices do not go together.
-        TrainingError: a loss or gradient is not finite.
+        TrainingError: a loss or gradient is not finite, or the loss leaps up and stays there.
+        StorageError: a checkpoint could not be written; those before it are whole.
+        SystemExit: with 143, after SIGTERM; what was done is saved.
     """
     began, call = time.monotonic(), dict(locals())
     plugins = tuple(plugins)
     _add(plugins)
-    plan, progress = plan or Plan(), progress or Progress()
+    ranks = found_ranks()
+    plan, progress = plan or Plan(), progress or Progress() if ranks.first else Progress("none")
+    if ranks.world > 1 and device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
+    resume = resume or ranks.attempt > 0  # begun again after a process died
     described = from_dict(CardOptions, about or {}, "the card's facts")
     kind = tasks.find(task)
     table: Table | TokenShards
@@ -136,73 +149,81 @@ def fit(
         raise OptionError("give either a base model or a family", value={"base": base, "family": family})
     if lora is not None and base is None:
         raise OptionError("adapters need a base model to belong to", value=family, fix="give one as base (--base), or leave lora out")
-    folder = RunFolder(out, resume=resume) if out is not None and not find_rate else None
-    given: dict[str, Any] = {
-        "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}), "options": dict(options or {}),
-        "settings": to_dict(wanted), "lora": to_dict(lora), "base": base and str(base), "family": family, "size": to_dict(size) if family else None,
-        "windows": data.length if isinstance(data, TokenShards) else None,
-    }  # fmt: skip
-    state: State | None = None
-    if folder and resume and folder.finished:
-        raise OptionError("this run is over", value=str(out), fix="load it, or begin a new run in another folder")
-    if folder and resume and folder.last.is_dir():
-        state = folder.load_last(plan, given)
-        model = checkpoint.load_for_training(folder.last, kind.name, wanted, seed=plan.seed, device=device)
-    elif base is not None:
-        model = checkpoint.load_for_training(base, kind.name, wanted, seed=plan.seed, device=device)
-        if lora is not None:
-            adapters.adapt(model, lora, str(base), plan.seed)
-    else:
-        if tokenizer is None:
-            raise OptionError("a model from scratch needs a tokenizer", fix="give the folder of one: --tokenizer DIR")
-        model = checkpoint.create(str(family), size, kind.name, wanted, tokenizer, seed=plan.seed, device=device)
-    for note in model.origin.notes:
-        progress.say(note)
-    _set_dropout(model, plan)
-    opts = model.options(options)
-    rows: Sequence[Sequence[Row]]
-    if shards is not None:
-        rows = windows = Windows(model, shards) if isinstance(data, TokenShards) else Windows.fitted(model, shards)
-        table = windows.shards
-    else:
-        assert isinstance(table, Table)
-        rows = encoded(model, table, opts, "train", progress.say)
-    if find_rate:
-        rates = finder.find_rate(model, Feed(model, rows, plan), plan)
-        return Fitted(model, {}, [], None, time.monotonic() - began, 0, rates)
-    dev_rows = None
-    if held_out is not None:  # refused now and not after an epoch
-        for i, example in enumerate(held_out):
-            model.task.truth(example, held_out.where(i))
-        dev_rows = encoded(model, held_out, opts, "evaluate", progress.say)
-    run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, given, state, dev_rows)
-    if folder:
-        folder.make()
-    run.go()
-    if folder:
-        adapted = {} if lora is None else {"lora.rank": lora.rank, **_changed("lora", lora, Lora())}
-        settings = {**_changed("plan", plan, Plan()), **adapted, **{f"task.{k}": v for k, v in (settings or {}).items()}}
-        made = Made(
-            name=folder.path.resolve().name,
-            folder=str(out),
-            command=command or _shown_call({**call, "plugins": plugins}),
-            base=f"{base}" if base is not None else f"nothing (size {size if isinstance(size, str) else 'of its own'})",
-            hub=hub_id(str(base)) if base is not None else None,
-            data=Source.of(table),
-            dev=Source.of(held_out, f"{dev:g} of the rows, put aside" if isinstance(dev, int | float) else "") if held_out else None,
-            settings={**settings, **{f"options.{k}": v for k, v in (options or {}).items()}},
-            seed=plan.seed,
-            seconds=run.seconds,
-            tokens=run.tokens_in_all,
-            history=run.history,
-            curve=run.curve.points(),
-            plugins=[str(p) for p in plugins if not isinstance(p, ModuleType)],
-        )
-        findings = run.findings()
-        _write_report(folder.path, made, findings, model, described, progress, examples=examples_in_report)
-        _write_history(folder.path, run.history, plan, table, held_out, run.curve, findings)
-        folder.publish()
-    return Fitted(model, run.best, run.history, folder.path if folder else None, time.monotonic() - began, run.tokens)
+    with contextlib.ExitStack() as held:
+        folder = None
+        if out is not None and not find_rate:
+            folder = held.enter_context(RunFolder(out, resume=resume, ranks=ranks, behind=ranks.another()))
+        given: dict[str, Any] = {
+            "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}),
+            "options": dict(options or {}), "settings": to_dict(wanted), "lora": to_dict(lora), "base": base and str(base),
+            "family": family, "size": to_dict(size) if family else None, "windows": data.length if isinstance(data, TokenShards) else None,
+        }  # fmt: skip
+        ranks.agree({**given, "plan": to_dict(plan), "out": out and str(out), "torch": torch.__version__, "nabi's code": code()})
+        state: State | None = None
+        if folder and resume and folder.finished:
+            raise OptionError("this run is over", value=str(out), fix="load it, or begin a new run in another folder")
+        if folder and resume and folder.begun:
+            state = folder.load_last(plan, given)
+            for note in folder.notes:
+                progress.say(note)
+            model = checkpoint.load_for_training(folder.source, kind.name, wanted, seed=plan.seed, device=device)
+        elif base is not None:
+            model = checkpoint.load_for_training(base, kind.name, wanted, seed=plan.seed, device=device)
+            if lora is not None:
+                adapters.adapt(model, lora, str(base), plan.seed)
+        else:
+            if tokenizer is None:
+                raise OptionError("a model from scratch needs a tokenizer", fix="give the folder of one: --tokenizer DIR")
+            model = checkpoint.create(str(family), size, kind.name, wanted, tokenizer, seed=plan.seed, device=device)
+        for note in model.origin.notes:
+            progress.say(note)
+        _set_dropout(model, plan)
+        opts = model.options(options)
+        rows: Sequence[Sequence[Row]]
+        if shards is not None:
+            rows = windows = Windows(model, shards) if isinstance(data, TokenShards) else Windows.fitted(model, shards)
+            table = windows.shards
+        else:
+            assert isinstance(table, Table)
+            rows = ranks.in_turn(lambda: encoded(model, table, opts, "train", progress.say))
+        if find_rate:
+            rates = finder.find_rate(model, Feed(model, rows, plan), plan)
+            return Fitted(model, {}, [], None, time.monotonic() - began, 0, rates)
+        dev_rows = None
+        if held_out is not None:  # refused now and not after an epoch
+            for i, example in enumerate(held_out):
+                model.task.truth(example, held_out.where(i))
+            dev_rows = ranks.in_turn(lambda: encoded(model, held_out, opts, "evaluate", progress.say))
+        ranks.agree({"the sum of the weights": sum(float(p.detach().double().sum()) for p in model.parameters()) if ranks.world > 1 else 0})
+        run = _Run(model, Feed(model, rows, plan), plan, progress, folder, held_out, options, given, state, dev_rows, ranks)
+        if folder:
+            folder.make()
+        run.go()
+        if folder and ranks.first:
+            adapted = {} if lora is None else {"lora.rank": lora.rank, **_changed("lora", lora, Lora())}
+            settings = {**_changed("plan", plan, Plan()), **adapted, **{f"task.{k}": v for k, v in (settings or {}).items()}}
+            made = Made(
+                name=folder.path.resolve().name,
+                folder=str(out),
+                command=command or _shown_call({**call, "plugins": plugins}),
+                base=f"{base}" if base is not None else f"nothing (size {size if isinstance(size, str) else 'of its own'})",
+                hub=hub_id(str(base)) if base is not None else None,
+                data=Source.of(table),
+                dev=Source.of(held_out, f"{dev:g} of the rows, put aside" if isinstance(dev, int | float) else "") if held_out else None,
+                settings={**settings, **{f"options.{k}": v for k, v in (options or {}).items()}},
+                seed=plan.seed,
+                seconds=run.seconds,
+                tokens=run.tokens_in_all,
+                history=run.history,
+                curve=run.curve.points(),
+                plugins=[str(p) for p in plugins if not isinstance(p, ModuleType)],
+            )
+            findings = run.findings()
+            _write_report(folder.path, made, findings, model, described, progress, examples=examples_in_report)
+            _write_history(folder.path, run.history, plan, table, held_out, run.curve, findings)
+        if folder:
+            folder.publish()
+        return Fitted(model, run.best, run.history, folder.path if folder else None, time.monotonic() - began, run.tokens)
 
 
 class _Run:
@@ -220,7 +241,9 @@ class _Run:
         given: Mapping[str, Any],
         state: State | None,
         dev_rows: Sequence[Sequence[Row]] | None,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.model, self.feed, self.plan, self.progress, self.folder = model, feed, plan, progress, folder
         self.dev, self.options, self.given, self.state, self.dev_rows = dev, options, given, state, dev_rows
         self.history: list[dict[str, Any]] = list(state.extra["history"]) if state else []
@@ -231,6 +254,7 @@ class _Run:
         self._began = time.monotonic()
         # of the run so far, by earlier processes
         self._seconds, self._tokens = (float(state.extra.get("seconds", 0)), int(state.extra.get("tokens", 0))) if state else (0.0, 0)
+        self.spikes = Spikes(plan.spike, state.extra.get("spikes") if state else None)
         self._weights: dict[str, Any] | None = None
         self._settings: Any = None  # of the task, which may fit some of them on dev rows
         self._best: Evaluation | None = None  # with its rows, if it was made in this process
@@ -253,39 +277,68 @@ class _Run:
         return Findings(self.model, found, self.options)
 
     def go(self) -> None:
-        """Train to the end or until no evaluation is better."""
-        every = self.plan.between(self.feed.steps_per_epoch)
-        over = self.state is not None and self._stopped()
-        for step in () if over else train(self.model, self.feed, self.plan, self.state):
-            self.tokens += step.tokens
-            self._losses.append(step.loss)
-            self.curve.add(step.loss)
-            self.progress.step(step)
-            if step.number % every == 0 or step.number == step.total:
-                self._milestone(step)
-                if self._stopped():
-                    self.progress.say(f"Stopped: {self.since_best} evaluations without a better {self.model.task.main_metric}.")
-                    break
+        """Train to the end or until no evaluation is better.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite, or the loss has leapt up; names the last good checkpoint.
+            SystemExit, KeyboardInterrupt: a signal asked for it, and what was done is saved.
+        """
+        try:
+            with Stopping() as stopping:
+                self._train(stopping)
+        except TrainingError as problem:
+            raise TrainingError(f"{problem} {self._way_back()}") from problem
         if self._weights is not None:
             self.model.load_state_dict(self._weights)
             self.model.task.settings = self._settings
-        elif self.folder and self.best:
-            best = self.folder.path / "best"
+        elif self.folder and (best := self.folder.load_best()) and self.best:
             loaded = checkpoint.load(best, self.model.task.name)
             self.model.load_state_dict(loaded.state_dict())
             self.model.task.settings = loaded.task.settings
 
+    def _train(self, stopping: Stopping) -> None:
+        every, plan = self.plan.between(self.feed.steps_per_epoch), self.plan
+        over = self.state is not None and self._stopped()
+        due = best = False  # what the next save is for
+        for step in () if over else train(self.model, self.feed, plan, self.state, ranks=self.ranks, asked=lambda: stopping.asked):
+            self.tokens += step.tokens
+            self._losses.append(step.loss)
+            self.curve.add(step.loss)
+            self.progress.step(step)
+            if leap := self.spikes.add(step.loss):
+                first = step.number - len(self.spikes.high)  # counted from 0, the first step that was too high
+                raise TrainingError(f"step {step.number}: {leap}; it began at step {first + 1}, with examples {self.feed.examples(first)[:8]}.")
+            better, ends = False, step.number == step.total
+            if evaluated := step.number % every == 0 or ends:
+                better = self._milestone(step)
+                ends |= self._stopped()
+            best |= better
+            due |= better or ends or step.stop or (step.number % plan.save_every == 0 if plan.save_every else evaluated)
+            due |= plan.keep_every is not None and step.number % plan.keep_every == 0
+            # what may be the beginning of a spike takes no good checkpoint's place, unless the figure on dev says that it is good
+            if due and (ends or not self.spikes.high or (better and self.dev is not None)):
+                self._save(step, best)
+                due = best = False
+            if self._stopped():
+                self.progress.say(f"Stopped: {self.since_best} evaluations without a better {self.model.task.main_metric}.")
+                break
+            if step.stop:
+                self._stop(step, stopping)
+
     def _stopped(self) -> bool:
         return self.plan.patience is not None and self.since_best >= self.plan.patience
 
-    def _milestone(self, step: Step) -> None:
+    def _milestone(self, step: Step) -> bool:
+        """Evaluate; whether nothing before was better."""
         loss = sum(self._losses) / len(self._losses)
         self._losses = []
         entry: dict[str, Any] = {"step": step.number, "epoch": step.epoch, "loss": loss}
         name = self.model.task.main_metric
         better = True
+        step.refresh()
         if self.dev is not None:
-            found = evaluate(self.model, self.dev, options=self.options, keep=self.folder is not None, calibrate=True, rows=self.dev_rows)
+            keep = self.folder is not None
+            found = evaluate(self.model, self.dev, options=self.options, keep=keep, calibrate=True, rows=self.dev_rows, ranks=self.ranks)
             metrics = found.metrics
             entry["metrics"] = metrics
             better = not self.best or (metrics[name] < self.best[name] if self.model.task.lower_is_better else metrics[name] > self.best[name])
@@ -295,15 +348,40 @@ class _Run:
         self.history.append(entry)
         shown = "".join(f"  {k} {v:.4f}" for k, v in list(entry.get("metrics", {}).items())[:4])
         self.progress.say(f"epoch {step.epoch:.2f}  loss {loss:.4f}{shown}", **entry)
-        if self.folder:
-            if better:
-                self.folder.save_best(self.model)
-            extra = {"history": self.history, "best": self.best, "since_best": self.since_best, "losses": self._losses}
-            extra |= {"curve": self.curve.state(), "seconds": self.seconds, "tokens": self.tokens_in_all}
-            self.folder.save_last(self.model, step.state(**extra), self.plan, self.given)
-        elif better and self.dev is not None:
+        if self.folder is None and better and self.dev is not None:
             self._weights = {k: v.clone() for k, v in self.model.state_dict().items()}
             self._settings = self.model.task.settings
+        return better
+
+    def _save(self, step: Step, best: bool) -> None:
+        if self.folder is None:
+            return
+        extra = {"history": self.history, "best": self.best, "since_best": self.since_best, "losses": self._losses}
+        extra |= {"curve": self.curve.state(), "seconds": self.seconds, "tokens": self.tokens_in_all, "spikes": self.spikes.state()}
+        step.refresh()
+        self.folder.save_last(self.model, step.state(**extra), self.plan, self.given, best, self.plan.save_waits)
+
+    def _stop(self, step: Step, stopping: Stopping) -> None:
+        """End as the signal would have, with a sentence about what is left."""
+        if self.folder:
+            self.folder.wait()
+        saved = self.folder.saved if self.folder else None
+        left = f"step {saved[1]} is saved in {saved[0]}: go on with --resume, or resume=True" if saved else "nothing is saved, since the run has no folder"
+        why = f"by {stopping.signal.name}" if stopping.signal else "because another process was asked to"
+        self.progress.say(f"Stopped {why} after step {step.number}; {left}.")
+        stopping.end()
+
+    def _way_back(self) -> str:
+        """What a run that failed has left to go back to."""
+        if self.folder is None:
+            return "Nothing was saved, since the run has no folder."
+        try:
+            self.folder.wait()
+        except StorageError as problem:
+            return f"The checkpoint before it could not be written either: {problem}."
+        if self.folder.saved is None:
+            return "No checkpoint had been saved yet."
+        return f"The last good checkpoint is {self.folder.saved[0]}, of step {self.folder.saved[1]}."
 
 
 def _tables(data: Any, dev: Any, columns: Mapping[str, str] | None, seed: int, kind: type[Task]) -> tuple[Table, Table | None]:

@@ -13,12 +13,13 @@ class Telling:
     """Tells how work goes on.
 
     Args:
-        style: ``auto`` is a moving line on a terminal and plain lines elsewhere; ``json`` one object a line; ``quiet`` only what :meth:`say` says.
+        style: ``auto`` is a moving line on a terminal and plain lines elsewhere; ``json`` one object a line; ``quiet`` only what :meth:`say` says;
+            ``none`` nothing.
         stream: standard error if None.
         every: seconds between two plain or JSON lines.
     """
 
-    def __init__(self, style: Literal["auto", "json", "quiet"] = "auto", stream: IO[str] | None = None, every: float = 10.0) -> None:
+    def __init__(self, style: Literal["auto", "json", "quiet", "none"] = "auto", stream: IO[str] | None = None, every: float = 10.0) -> None:
         self.stream = stream or sys.stderr
         self.style, self.every = style, every
         self.moving = style == "auto" and self.stream.isatty()
@@ -28,7 +29,7 @@ class Telling:
     def due(self, last: bool = False) -> bool:
         """Whether it is time for another line; ``last``: of the work, which is told at any time."""
         now = time.monotonic()
-        if self.style == "quiet" or (now - self._told < (0.1 if self.moving else self.every) and not last):
+        if self.style in ("quiet", "none") or (now - self._told < (0.1 if self.moving else self.every) and not last):
             return False
         self._told = now
         return True
@@ -44,6 +45,8 @@ class Telling:
 
     def say(self, sentence: str, **facts: Any) -> None:
         """A sentence for the reader, on a line of its own; under ``json`` its facts."""
+        if self.style == "none":
+            return
         if self._drawn:
             self.stream.write("\n")
             self._drawn = False

@@ -48,9 +48,7 @@ def trained(tokenizer: Path, plan: Plan, to: int, built: Model | None = None, st
 
 @pytest.mark.parametrize("large", [4096, 10**9], ids=["rows only", "dense table"])
 @pytest.mark.parametrize("name", PLANS)
-def test_five_steps_saved_and_loaded_and_five_more_are_ten(
-    name: str, large: int, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_five_steps_saved_and_loaded_and_five_more_are_ten(name: str, large: int, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nabi.training.optimizer, "LARGE", large)
     plan = PLANS[name]
     whole, at_end = trained(tokenizer, plan, 10)
@@ -103,9 +101,7 @@ def long_rows(count: int) -> list[dict[str, Any]]:
     import random
 
     dice = random.Random(1)
-    return [
-        {"text": text(dice, ("good",) if i % 3 else ("bad",), 1, 120 if i % 4 == 0 else 10), "label": "pos" if i % 3 else "neg"} for i in range(count)
-    ]
+    return [{"text": text(dice, ("good",) if i % 3 else ("bad",), 1, 120 if i % 4 == 0 else 10), "label": "pos" if i % 3 else "neg"} for i in range(count)]
 
 
 class TwoLosses(TextClassification):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from nabi.batch import Row
@@ -12,6 +13,7 @@ from nabi.data import Table, read_table
 from nabi.errors import DataError
 from nabi.metrics.detail import Detail, Detailed
 from nabi.model import Model
+from nabi.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def evaluate(
     keep: bool = False,
     calibrate: bool = False,
     rows: Sequence[Sequence[Row]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Score a model on labelled rows.
 
@@ -74,6 +77,7 @@ def evaluate(
         name: what to call the model.
         calibrate: let the model fit on these rows what it chooses on dev rows, such as a threshold; the figures are those with it.
         rows: of each example, if they are encoded already.
+        ranks: the processes that share the rows; each has to call this, with the same, and gets the whole.
         keep: also keep the rows and what happened to each, for a report; nothing is kept of a task that has no ``detail``.
 
     Raises:
@@ -90,7 +94,12 @@ def evaluate(
     given = model.options(options)
     score = model.task.score()
     detail = model.task.detail(given) if keep and isinstance(model.task, Detailed) else None
-    for answer, truth in zip(model.answers(table, given, tokens=tokens, where=where, use="evaluate", rows=rows), truths, strict=True):
+    share = range(ranks.rank * len(table) // ranks.world, (ranks.rank + 1) * len(table) // ranks.world)
+    mine = slice(share.start, share.stop)
+    answers = model.answers(table[mine], given, tokens=tokens, where=where[mine], use="evaluate", rows=None if rows is None else rows[mine])
+    if ranks.world > 1:
+        answers = chain.from_iterable(ranks.all(list(answers)))
+    for answer, truth in zip(answers, truths, strict=True):
         score.add(answer, truth)
         if detail is not None:
             detail.add(answer, truth)

@@ -94,8 +94,6 @@ class T5Layer(nn.Module):
         y: Tensor = self.feed_forward(self.feed_forward_norm(x), add=x)
         return y
 
-    decode = forward
-
 
 class T5(EncoderDecoder):
     """Both stacks, or the encoder alone."""

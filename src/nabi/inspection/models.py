@@ -99,7 +99,7 @@ def _files(folder: Path) -> Iterator[Finding]:
 
 def _weights(folder: Path) -> tuple[str, ...]:
     """What the file with the weights may be called."""
-    return (adapters.WEIGHTS,) if adapters.is_adapter(folder) else WEIGHT_FILES
+    return (checkpoint.ADAPTER,) if adapters.is_adapter(folder) else WEIGHT_FILES
 
 
 def _remove(folder: Path, names: list[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nabi.errors import OptionError
-from nabi.layout import Layout
+from nabi.layout import Layout, Packed
 from nabi.nn import kernels
 from nabi.nn.kernels import Biased, Call, DistanceBias, Kernel, Pattern, PositionBias
 from nabi.nn.linear import Linear, residual
@@ -292,16 +292,17 @@ class CrossAttention(nn.Module):
         k, v = self.kv(memory).unflatten(-1, (2, self.num_heads, -1)).unbind(1)
         return k, v
 
-    def forward(self, x: Tensor, layout: Layout, keys: tuple[Tensor, Tensor, Layout], *, add: Tensor) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, keys: Packed | tuple[Tensor, Tensor, Layout], *, add: Tensor) -> Tensor:
         """Tokens look at their row of the encoder.
 
         Args:
             x: (T, W).
             layout: where the rows lie.
-            keys: what :meth:`keys` gave and where its rows lie, row by row.
+            keys: what :meth:`keys` gave and where its rows lie, row by row; or what the encoder said, for it to be called here.
             add: (T, W) the residual.
         """
-        k, v, of = keys
+        k, v, of = (*self.keys(keys.values), keys.layout) if isinstance(keys, Packed) else keys
+        assert of is not None
         dropout = self.attention_dropout if self.training else 0.0
         q = self.q(x).unflatten(-1, (self.num_heads, -1))
         y = attend(q, k, v, layout, of, Pattern(), scale=self.scale, dropout=dropout).flatten(1)

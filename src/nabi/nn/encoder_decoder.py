@@ -22,7 +22,7 @@ from nabi.nn.encoder import PostNormLayer
 from nabi.nn.kernels import Pattern, PositionBias
 from nabi.nn.linear import LayerNorm
 
-Keys = tuple[Tensor, Tensor, Layout]
+Keys = Packed | tuple[Tensor, Tensor, Layout]  # what an encoder said, or the keys and values that were made of it for one layer
 
 
 class PostNormDecoderLayer(PostNormLayer):
@@ -63,7 +63,9 @@ class PostNormDecoderLayer(PostNormLayer):
         self.cross = CrossAttention(hidden_size, num_heads, dropout=dropout, attention_dropout=attention_dropout)
         self.cross_norm = LayerNorm(hidden_size, norm_eps)
 
-    def decode(self, x: Tensor, layout: Layout, keys: Keys, cache: Any = None, bias: PositionBias | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, layout: Layout, keys: Keys, cache: Any = None, bias: PositionBias | None = None
+    ) -> Tensor:
         """(T, W) -> (T, W), with what the encoder said and this layer's own share of a past."""
         x = self.attention_norm(self.attention(x, layout, add=x, cache=cache, bias=bias))
         x = self.cross_norm(self.cross(x, layout, keys, add=x))
@@ -74,8 +76,8 @@ class PostNormDecoderLayer(PostNormLayer):
 class EncoderDecoder(Body):
     """A body that reads ``text`` and writes ``target``. A family adds its constructor, ``embed_part``, ``first`` and ``initialise``.
 
-    Its decoder layers have ``cross`` (a ``CrossAttention``) and ``decode(x, layout, keys, cache, bias)``, its encoder layers ``forward(x, layout)`` or, with
-    a bias, ``forward(x, layout, bias=...)``.
+    Its decoder layers have ``cross`` (a ``CrossAttention``) and ``forward(x, layout, keys, cache, bias)``, its encoder layers ``forward(x, layout)`` or,
+    with a bias, ``forward(x, layout, bias=...)``. A layer is only ever called as a whole, so that it can be cut over processes or computed twice.
 
     Attributes:
         encoder, decoder: the two stacks.
@@ -186,10 +188,10 @@ class EncoderDecoder(Body):
             bias = self.bias("target")
             for i, layer in enumerate(_of(self.decoder)):
                 if cache is not None:
-                    x = layer.decode(x, part.layout, cache[i].cross.read(), cache[i].self, bias)
+                    x = layer(x, part.layout, cache[i].cross.read(), cache[i].self, bias)
                 else:
-                    assert memory is not None and of is not None
-                    x = layer.decode(x, part.layout, (*layer.cross.keys(memory.values), of), None, bias)
+                    assert memory is not None
+                    x = layer(x, part.layout, Packed(memory.values, of), None, bias)
             if cache is not None:
                 cache.advance(part.layout)
             # the norm and what follows read token by token, so only what is kept goes through

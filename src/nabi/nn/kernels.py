@@ -120,6 +120,10 @@ class DistanceBias:
         """(Lq,), (Lk,) -> (H, Lq, Lk)."""
         return self._of(key[None] - query[:, None])
 
+    def anew(self) -> DistanceBias:
+        """The same with nothing remembered, for a layer that is computed twice: it must do the same both times."""
+        return DistanceBias(self._of)
+
     def grid(self, query: Tensor, key: Tensor) -> Tensor:
         """Positions (..., Lq, 1) and (..., 1, Lk) -> (..., H, Lq, Lk), remembered by the tensors of positions that a kernel prepared."""
         name = (id(query), id(key))

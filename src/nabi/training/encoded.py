@@ -100,7 +100,7 @@ def _key(model: Model, table: Table, options: Any, use: Use) -> str:
     files = hashlib.sha256(b"\0".join(name.encode() + b"\0" + data for name, data in sorted(tokenizer.files.items()))).hexdigest()
     state = {name: _stated(value) for name, value in vars(task).items() if name not in _MODULE}
     content = {
-        "format": MAGIC, "code": _code(), "tokenizers": metadata.version("tokenizers"), "data": table.fingerprint, "use": use,
+        "format": MAGIC, "code": code(), "tokenizers": metadata.version("tokenizers"), "data": table.fingerprint, "use": use,
         "tokenizer": [tokenizer.fingerprint, tokenizer.target.fingerprint, files], "max_length": model.inputs.max_length,
         "task": [task.name, type(task).__qualname__, state, _stated(options)],
         "body": [dict(model.body.tables), {part: sorted(streams) for part, streams in model.body.needs.items()}],
@@ -109,7 +109,8 @@ def _key(model: Model, table: Table, options: Any, use: Use) -> str:
 
 
 @cache
-def _code() -> str:
+def code() -> str:
+    """A hash of the code that decides how an example is encoded."""
     digest, root = hashlib.sha256(), Path(__file__).parents[1]
     for name in CODE:
         for file in sorted((root / name).glob("*.py")) if (root / name).is_dir() else [root / name]:

@@ -68,7 +68,7 @@ class Feed:
         """The micro-batches of step ``n`` for one of ``world`` processes; every process gets equally many."""
         epoch = n // self.steps_per_epoch
         chosen = [self._corrupted(row, epoch, e, window) for e in self.examples(n) for window, row in enumerate(self._windows(e, epoch))]
-        groups = self._cut(chosen)
+        groups = self._cut(chosen, world)
         while len(groups) % world:  # an empty micro-batch would leave the other processes waiting
             first = [replace(row, example=FILLER) for row in chosen if row.example == chosen[0].example]
             groups.append(list(range(len(chosen), len(chosen) + len(first))))
@@ -85,10 +85,10 @@ class Feed:
     def _corrupted(self, row: Row, epoch: int, example: int, window: int) -> Row:
         return self.task.corrupt(row, torch.Generator().manual_seed(mixed(self.plan.seed, epoch, example, 4, window) >> 1))
 
-    def _cut(self, rows: Sequence[Row]) -> list[list[int]]:
+    def _cut(self, rows: Sequence[Row], world: int) -> list[list[int]]:
         """Row numbers by micro-batch: by length, at most ``plan.tokens`` each; the rows of an example, or of the whole step, stay together if they must."""
-        if self.task.whole_batch:
-            return [list(range(len(rows)))]
+        if self.task.whole_batch:  # every process has a share, and the loss gathers the others'
+            return [list(range(rank, len(rows), world)) for rank in range(min(world, len(rows)))]
         units: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             units.setdefault(row.example if self.task.together else i, []).append(i)

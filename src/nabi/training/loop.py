@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +20,14 @@ from nabi.data.order import mixed
 from nabi.errors import TrainingError
 from nabi.memory import trimmed
 from nabi.model import Model
+from nabi.ranks import ALONE, Ranks
 from nabi.training.feed import Feed
 from nabi.training.optimizer import Optimizer
 from nabi.training.plan import Plan
+from nabi.training.spread import Spread
 
 TRIMMED = 16  # updates on a CPU before free memory is given back
+_TOKENS, _STOP = " tokens", " stop"  # told beside the counts, in one exchange; no loss has such a name
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Step:
         rate: the learning rate of the top group.
         norm: of the gradient before clipping.
         tokens: that were computed; seconds: it took.
+        stop: whether the caller of any process asked to stop.
     """
 
     number: int
@@ -64,27 +68,40 @@ class Step:
     norm: float
     tokens: int
     seconds: float
-    _model: Model
+    stop: bool
+    _spread: Spread
     _optimizer: Optimizer
 
+    def refresh(self) -> None:
+        """Put the weights into the model that was given; only where its layers are cut over processes they are not there yet, and all have to call it."""
+        self._spread.refresh()
+
     def state(self, **extra: Any) -> State:
-        """What to save so that the run goes on exactly here; valid until the next update."""
+        """What to save so that the run goes on exactly here; valid until the next update.
+
+        Of several processes each gets the optimizer's tensors that ``dealt`` gives it, and all have to call it.
+        """
         return State(self.number, self._optimizer.state(), extra)
 
 
-def train(model: Model, feed: Feed, plan: Plan, state: State | None = None) -> Iterator[Step]:
+def train(
+    model: Model, feed: Feed, plan: Plan, state: State | None = None, *, ranks: Ranks = ALONE, asked: Callable[[], bool] = lambda: False
+) -> Iterator[Step]:
     """Train ``model`` in place, yielding after every update.
 
     Args:
         model: with weights; on resuming those that were saved with ``state``.
         feed: what each step reads.
         plan: how to train.
-        state: where to go on.
+        state: where to go on, whole on every process.
+        ranks: the processes that share each update; each gives the same model, feed, plan and state.
+        asked: whether this process was asked to stop, looked at before each update; ``Step.stop`` tells it to all.
 
     Raises:
         TrainingError: a loss or gradient is not finite; the weights are still those before that step.
     """
-    optimizer = Optimizer(model, plan)
+    spread = Spread(model, plan, ranks)
+    optimizer = Optimizer(spread.model, plan, ranks)
     begin = 0
     if state is not None:
         begin = state.step
@@ -95,28 +112,35 @@ def train(model: Model, feed: Feed, plan: Plan, state: State | None = None) -> I
         if model.device.type == "cpu":
             steps = trimmed(steps, lambda _: 1, TRIMMED)
         for n in steps:
-            yield _step(model, optimizer, feed, plan, n)
+            yield _step(spread, optimizer, feed, plan, n, ranks, asked())
     finally:
+        spread.end()
         for parameter, was in zip(model.parameters(), trainable, strict=True):
             parameter.requires_grad_(was)
 
 
-def _step(model: Model, optimizer: Optimizer, feed: Feed, plan: Plan, n: int) -> Step:
-    began, device = time.perf_counter(), model.device
+def _step(spread: Spread, optimizer: Optimizer, feed: Feed, plan: Plan, n: int, ranks: Ranks, asked: bool) -> Step:
+    began, model = time.perf_counter(), spread.model
+    device = model.device
     rate = plan.learning_rate * plan.rate(n, feed.total)
-    batches = [batch.to(device) for batch in feed.step(n)]
-    counts = total_counts(model, batches)
+    batches = [batch.to(device) for batch in feed.step(n, ranks.rank, ranks.world)]
+    tokens = sum(batch.tokens for batch in batches if batch.real)
+    counts = ranks.sums({**_counts(model, batches), _TOKENS: tokens, _STOP: asked})
+    tokens, stop = int(counts.pop(_TOKENS)), counts.pop(_STOP) > 0
+    counts = {name: count or 1.0 for name, count in counts.items()}
     totals: dict[str, Tensor] = {}
     optimizer.begin(n // feed.steps_per_epoch)
+    spread.begin()
     model.train()
     try:
         for micro, batch in enumerate(batches):
-            for name, value in backward(model, batch, counts, plan, seed=mixed(plan.seed, n, micro, 0)).items():
-                totals[name] = totals.get(name, 0) + value
+            with spread.exchanging(micro == len(batches) - 1):
+                for name, value in backward(spread.losses, batch, counts, plan, seed=mixed(plan.seed, n, micro, ranks.rank)).items():
+                    totals[name] = totals.get(name, 0) + value
     finally:
         optimizer.end()
         model.eval()
-    means = {name: float(total) / counts[name] for name, total in totals.items()}
+    means = {name: total / counts[name] for name, total in ranks.sums({name: float(total) for name, total in totals.items()}).items()}
     norm = optimizer.norm()
     loss = sum(plan.loss_weights.get(name, 1.0) * mean for name, mean in means.items())
     if not (math.isfinite(norm) and math.isfinite(loss)):
@@ -125,30 +149,40 @@ def _step(model: Model, optimizer: Optimizer, feed: Feed, plan: Plan, n: int) ->
             "Lower plan.learning_rate, raise plan.warmup, or look at these examples."
         )
     optimizer.step(rate, norm)
-    tokens = sum(batch.tokens for batch in batches)
     place = (n + 1) / feed.steps_per_epoch
-    return Step(n + 1, feed.total, place, means, loss, rate, norm, tokens, time.perf_counter() - began, model, optimizer)
+    return Step(n + 1, feed.total, place, means, loss, rate, norm, tokens, time.perf_counter() - began, stop, spread, optimizer)
 
 
 def total_counts(model: Model, batches: list[Batch]) -> dict[str, float]:
     """How much each loss counts over a whole step, in float64, before any forward."""
+    return {name: count or 1.0 for name, count in _counts(model, batches).items()}
+
+
+def _counts(model: Model, batches: list[Batch]) -> dict[str, float]:
     counts: dict[str, float] = {}
     for batch in batches:
         for name, count in model.task.counts(batch.targets).items():
             counts[name] = counts.get(name, 0.0) + (count if batch.real else 0.0)
-    return {name: count or 1.0 for name, count in counts.items()}
+    return counts
 
 
-def backward(model: Model, batch: Batch, counts: Mapping[str, float], plan: Plan, *, seed: int) -> dict[str, Tensor]:
+def backward(losses_of: Callable[[Batch], dict[str, Tensor]], batch: Batch, counts: Mapping[str, float], plan: Plan, *, seed: int) -> dict[str, Tensor]:
     """Add one micro-batch's share to the gradient; returns the sums by name, detached.
 
     The caller's random generators are as they were when this returns.
+
+    Args:
+        losses_of: the model, or what stands for it.
+        batch: on its device.
+        counts: what each loss is divided by.
+        plan: precision and weights of losses.
+        seed: of dropout.
     """
-    devices = [batch_device] if (batch_device := model.device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    device = next(iter(batch.parts.values())).example.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed >> 1)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-            losses: dict[str, Tensor] = model(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            losses = losses_of(batch)
     if not batch.real:  # fillers keep this process in step with the others and count nothing
         losses = {name: 0.0 * total for name, total in losses.items()}
     weighted = [plan.loss_weights.get(name, 1.0) * total / counts[name] for name, total in losses.items()]

@@ -1,7 +1,8 @@
 """AdamW over the groups of a model: layer-wise rates, no-decay groups, gradual unfreezing, clipping.
 
 Unusual: a large embedding table on the CPU is updated by rows. Rows that no gradient ever reached have zero moments, so dense AdamW would only decay them;
-doing just that gives the same weights and spares most of the memory traffic of a step, since a small data set touches a small part of a vocabulary.
+doing just that gives the same weights and spares most of the memory traffic of a step, since a small data set touches a small part of a vocabulary. One of
+several processes updates all rows, since each reaches others; what is saved of either can be gone on from with the other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 
 from nabi.model import Model
 from nabi.nn.linear import Embedding
+from nabi.ranks import ALONE, Ranks
 from nabi.training.plan import Plan
+from nabi.training.spread import cut_as, here, is_cut, whole
+from nabi.weights import dealt
 
 LARGE = 4096  # rows from which a table is worth updating by rows
 
@@ -26,10 +30,12 @@ class Optimizer:
     Args:
         model: its groups, from bottom to top, give layer-wise rates.
         plan: rates, decay, betas, clipping, unfreezing.
+        ranks: the processes that update together; each holds the same sums of gradients, or its part of them.
     """
 
-    def __init__(self, model: Model, plan: Plan) -> None:
-        self.model, self.plan = model, plan
+    def __init__(self, model: Model, plan: Plan, ranks: Ranks = ALONE) -> None:
+        self.model, self.plan, self.ranks = model, plan, ranks
+        self.cut = any(is_cut(p) for p in model.parameters())
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.learning = {id(p) for p in model.parameters() if p.requires_grad}  # what the caller froze stays frozen
         groups = model.groups()
@@ -41,7 +47,7 @@ class Optimizer:
             scale = plan.layer_decay ** (top - i)
             if i == top and plan.head_rate is not None:
                 scale = plan.head_rate / plan.learning_rate
-            tables = [m for m in module.modules() if isinstance(m, Embedding) and _by_rows(m, shared)]
+            tables = [m for m in module.modules() if ranks.world == 1 and isinstance(m, Embedding) and _by_rows(m, shared)]
             self.tables += [_Table(m, scale, plan) for m in tables]
             apart = {id(m.weight) for m in tables}
             for decayed in (True, False):
@@ -70,7 +76,11 @@ class Optimizer:
 
     def norm(self) -> float:
         """Of the whole gradient."""
-        return float(nn.utils.get_total_norm(self._gradients()))
+        if self.ranks.world == 1:
+            return float(nn.utils.get_total_norm(self._gradients()))
+        # in float64, so that a gradient gives the same number whole and in parts
+        squares = [float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2 for gradient in self._gradients()]
+        return math.sqrt(self.ranks.sums({"squares": sum(squares)})["squares"] if self.cut else sum(squares))
 
     def step(self, rate: float, norm: float) -> None:
         """One update at this peak rate, its gradient of this norm scaled down to ``plan.clip`` if it is larger."""
@@ -84,34 +94,60 @@ class Optimizer:
             table.step(rate)
 
     def _gradients(self) -> list[Tensor]:
+        """What this process holds of them."""
         found = []
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 if parameter.grad.is_sparse:
                     parameter.grad = parameter.grad.coalesce()
-                found.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
+                found.append(parameter.grad.values() if parameter.grad.is_sparse else here(parameter.grad))
         return found
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors to go on from, copied, by ``parameter name + . + what``."""
-        found = {f"{self.names[id(p)]}.{what}": torch.as_tensor(x).detach().clone() for p, s in self.dense.state.items() for what, x in s.items()}
+        """All tensors to go on from, copied, by ``parameter name + . + what``; of several processes, which all have to call it, each gets its share."""
+        sizes = {f"{self.names[id(p)]}.{what}": 8 * torch.as_tensor(x).numel() for p, s in self.dense.state.items() for what, x in s.items()}
+        mine = set(dealt(sizes, self.ranks.world)[self.ranks.rank])
+        found = {}
+        for p, s in self.dense.state.items():
+            for what, x in s.items():
+                tensor = whole(torch.as_tensor(x))
+                if (name := f"{self.names[id(p)]}.{what}") in mine:
+                    found[name] = tensor.detach().clone()
         for table in self.tables:
             found |= {f"{self.names[id(table.module.weight)]}.{what}": x for what, x in table.state().items()}
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave."""
+        """Put back what :meth:`state` gave, put together again, of however many processes."""
         tables = {self.names[id(table.module.weight)]: table for table in self.tables}
         parameters = dict(self.model.named_parameters())
         by_name: dict[str, dict[str, Tensor]] = {}
-        for name, x in tensors.items():
-            parameter, _, what = name.rpartition(".")
-            by_name.setdefault(parameter, {})[what] = x.clone()
+        for key, x in tensors.items():
+            name, _, what = key.rpartition(".")
+            by_name.setdefault(name, {})[what] = x.clone()
         for name, state in by_name.items():
+            parameter = parameters[name]
             if name in tables:
-                tables[name].restore(state)
+                tables[name].restore(_by_row(state))
             else:
-                self.dense.state[parameters[name]].update(state)
+                self.dense.state[parameter].update({what: cut_as(x, parameter) for what, x in _of_all_rows(state, len(parameter)).items()})
+
+
+def _by_row(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The moments of the rows that a gradient has reached, if these are those of all rows: the others' are zero."""
+    if "rows" in state:
+        return state
+    mean, square = state["exp_avg"], state["exp_avg_sq"]
+    rows = ((mean != 0) | (square != 0)).any(1).nonzero()[:, 0]
+    return {"step": state["step"], "rows": rows, "exp_avg": mean[rows], "exp_avg_sq": square[rows]}
+
+
+def _of_all_rows(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The moments of all rows, if these are those of the rows that a gradient has reached."""
+    if "rows" not in state:
+        return state
+    spread = {name: x.new_zeros(count, x.shape[1]).index_copy_(0, state["rows"], x) for name, x in state.items() if name.startswith("exp_avg")}
+    return {"step": state["step"].float(), **spread}
 
 
 class _Table:

@@ -32,7 +32,13 @@ class Plan:
         unfreeze: how many groups, from the top, are trained in the first epoch, and how many more in each that follows; 0 for all at once.
         patience: stop after so many evaluations without a better figure; None never stops early.
         evaluate_every: epochs between evaluations; None is 1, or as many as make 10 evaluations of a long run.
+        save_every: updates between two checkpoints; None saves at each evaluation. One with the best figure so far is always saved, and the last one.
+        keep_every: the checkpoint of each so many updates is kept for good; None keeps the last two.
+        save_waits: whether training stands still while a checkpoint is written; otherwise it goes on, and a copy of the weights is written behind it.
+        spike: stop when the loss stays so many times its usual deviation above its usual value (``training.faults.Spikes``); None never does.
         precision: of the products in training, ``fp32`` or ``bf16``; parameters stay float32.
+        parallel: how several processes share an update: ``ddp``, each holds all, or ``fsdp``, each holds its part of weights, gradients and moments.
+        recompute: keep only what goes from layer to layer and compute the rest again in the backward pass: less memory, about a third more time.
         sampler: ``shuffle`` reads each example once an epoch; ``balanced`` draws each class equally often.
         windows: of a long text, train on at most so many windows an epoch, drawn anew each time; token shards are read whole.
         hidden_dropout, attention_dropout, head_dropout: in place of the model's own; None leaves them.
@@ -57,7 +63,13 @@ class Plan:
     unfreeze: int = 0
     patience: int | None = None
     evaluate_every: float | None = None
+    save_every: int | None = None
+    keep_every: int | None = None
+    save_waits: bool = False
+    spike: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    recompute: bool = False
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     windows: int = 4
     hidden_dropout: float | None = None
@@ -67,10 +79,11 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch", "tokens", "learning_rate", "head_rate", "evaluate_every", "windows", "eps")
+        positive = ("epochs", "batch", "tokens", "learning_rate", "head_rate", "evaluate_every", "windows", "eps", "spike")
         problems = [f"{n} is {value}, must be above 0" for n in positive if (value := getattr(self, n)) is not None and not 0 < value < math.inf]
         problems += [f"{n} is {getattr(self, n)}, must be 0 or more" for n in ("weight_decay", "warmup", "clip", "unfreeze", "seed") if getattr(self, n) < 0]
-        problems += [f"{n} is {value}, must be at least 1" for n in ("steps", "patience") if (value := getattr(self, n)) is not None and value < 1]
+        counts = ("steps", "patience", "save_every", "keep_every")
+        problems += [f"{n} is {value}, must be at least 1" for n in counts if (value := getattr(self, n)) is not None and value < 1]
         shares = ("beta1", "beta2", "hidden_dropout", "attention_dropout", "head_dropout")
         problems += [f"{n} is {value}, must be in [0, 1)" for n in shares if (value := getattr(self, n)) is not None and not 0 <= value < 1]
         if not 0 < self.layer_decay <= 1:

@@ -13,12 +13,13 @@ class Progress(Telling):
     """Says how a run goes.
 
     Args:
-        style: ``auto`` is a moving line on a terminal and plain lines elsewhere; ``json`` one object a line; ``quiet`` only what :meth:`say` says.
+        style: ``auto`` is a moving line on a terminal and plain lines elsewhere; ``json`` one object a line; ``quiet`` only what :meth:`say` says;
+            ``none`` nothing.
         stream: standard error if None.
         every: seconds between two plain or JSON lines.
     """
 
-    def __init__(self, style: Literal["auto", "json", "quiet"] = "auto", stream: IO[str] | None = None, every: float = 10.0) -> None:
+    def __init__(self, style: Literal["auto", "json", "quiet", "none"] = "auto", stream: IO[str] | None = None, every: float = 10.0) -> None:
         super().__init__(style, stream, every)
         self._recent: deque[Step] = deque(maxlen=50)
 

@@ -2,6 +2,7 @@
 
 from nabi.weights.files import TensorFiles, atomic_folder, file_sha256, place, read_tensors, recover, write_tensors
 from nabi.weights.names import Entry, Loaded, NameTable, flipped, fused, same, stacked, tied, weight_normed
+from nabi.weights.sharding import dealt, shard_name
 
 __all__ = [
     "Entry",
@@ -9,6 +10,7 @@ __all__ = [
     "NameTable",
     "TensorFiles",
     "atomic_folder",
+    "dealt",
     "file_sha256",
     "flipped",
     "fused",
@@ -16,6 +18,7 @@ __all__ = [
     "read_tensors",
     "recover",
     "same",
+    "shard_name",
     "stacked",
     "tied",
     "weight_normed",

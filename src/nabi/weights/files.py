@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from nabi.config import read_file
 from nabi.errors import CheckpointError, StorageError, shortened
-from nabi.files import whole
+from nabi.files import sync, whole
 from nabi.weights.pickled import PickledTensors
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # what is read, the first one that is there; each may be an index of shards instead
@@ -318,11 +318,12 @@ def place(
             held[key] = placed[id(old)]
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, file: str = _WEIGHTS) -> None:
     """Write ``model.safetensors``; tensors that share memory are written in full, each under its name.
 
     Args:
         metadata: goes into the file's head; ``{"format": "pt"}`` by default.
+        file: another name for it, as that of a shard.
 
     Raises:
         StorageError: the file could not be written; names it and its size.
@@ -334,7 +335,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping
         memory = tensor.untyped_storage().data_ptr()
         separate[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)
-    path = folder / _WEIGHTS
+    path = folder / file
     with whole(path) as draft:
         # the library makes files that only their owner can read, so take the mode that the umask grants
         draft.touch()
@@ -347,17 +348,21 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """A new folder to fill, which becomes ``path`` when the block ends: whole and on the disk, or not at all.
 
     It is filled beside ``path`` under a hidden name. An older folder is moved aside before and deleted after; a process killed between the
     two leaves it aside, from where ``recover`` puts it back. If the block raises, the new folder is removed and the old one is as it was.
+
+    Args:
+        keep: the older folder goes there instead, beside ``path``, and what was there is deleted; only after the new one is on the disk.
 
     Raises:
         StorageError: an OSError on the way (disk full, read-only): names the path and the free bytes.
     """
     path = path.resolve()
     new, old = (path.parent / f".{path.name}.{kind}-{secrets.token_hex(4)}" for kind in ("new", "old"))
+    dropped = old  # what is deleted in the end
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
@@ -371,8 +376,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for folder, _, names in os.walk(new, topdown=False):
                 for file in (Path(folder, name) for name in names):
                     if not file.is_symlink():
-                        _sync(file)
-                _sync(Path(folder))
+                        sync(file)
+                sync(Path(folder))
             with locked(path.parent):
                 if path.exists():
                     os.rename(path, old)
@@ -382,8 +387,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     if old.exists():
                         os.rename(old, path)
                     raise
-                _sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+                sync(path.parent)
+                if keep is not None and old.exists():
+                    dropped = path.parent / f".{keep.name}.old-{secrets.token_hex(4)}"
+                    if keep.exists():
+                        os.rename(keep, dropped)
+                    os.rename(old, path.parent / keep.name)
+                    sync(path.parent)
+        shutil.rmtree(dropped, ignore_errors=True)
     except OSError as error:
         free = next((shutil.disk_usage(p).free for p in path.parents if p.is_dir()), 0)
         raise StorageError(f"the folder {path} could not be written ({free:,} bytes free): {error}; what was there before is kept") from error
@@ -407,7 +418,7 @@ def recover(path: Path) -> None:
             asides = sorted(_leftovers(path, "old"), key=lambda p: p.stat().st_mtime)
             if asides and not path.exists():
                 os.rename(asides.pop(), path)
-                _sync(path.parent)
+                sync(path.parent)
             for aside in asides:
                 shutil.rmtree(aside, ignore_errors=True)
             for draft in _leftovers(path, "new"):
@@ -439,14 +450,6 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         except OSError:
             pass  # some network file systems have no locks: there one writer at a time must do
         yield
-    finally:
-        os.close(handle)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
 
