@@ -133,8 +133,8 @@ def fit(
         folder = held.enter_context(RunFolder(out, resume=resume)) if out is not None else None
         given: dict[str, Any] = {
             "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}),
-            "options": dict(options or {}), "settings": to_dict(wanted), "base": base and str(base), "family": family, "size": to_dict(size) if family else None,
-            "windows": data.length if isinstance(data, TokenShards) else None,
+            "options": dict(options or {}), "settings": to_dict(wanted), "base": base and str(base), "family": family,
+            "size": to_dict(size) if family else None, "windows": data.length if isinstance(data, TokenShards) else None,
         }  # fmt: skip
         state: State | None = None
         if folder and resume and folder.finished:
