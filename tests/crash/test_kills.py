@@ -47,6 +47,7 @@ def killed(processes: Runs, folder: Path, wanted: int, kills_of_a_run: int) -> N
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             code = processes.wait()
+            usual *= 1.05 if code == -signal.SIGKILL else 0.8  # the machine may have become slower or faster than when it was timed
             if code != -signal.SIGKILL:
                 break
             kills, of_this = kills + 1, of_this + 1
