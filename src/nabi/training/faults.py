@@ -91,7 +91,8 @@ class Spikes:
                 self.high.append(loss)
                 if len(self.high) < PERSIST:
                     return None
-                return f"the loss is {loss:.4g} and was {middle:.4g}: {PERSIST} steps in a row over {self.limit:g} deviations of {spread:.3g} above it (plan.spike)"
+                how = f"{PERSIST} steps in a row over {self.limit:g} deviations of {spread:.3g} above it"
+                return f"the loss is {loss:.4g} and was {middle:.4g}, {how} (plan.spike)"
         self.usual = [*self.usual, *self.high, loss][-WINDOW:]
         self.high = []
         return None

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nabi.errors import CheckpointError
+from nabi.errors import CheckpointError, shortened
 from nabi.files import whole
 from nabi.weights import file_sha256
 from nabi.weights.files import is_plain_name
@@ -96,9 +96,9 @@ def read(folder: Path) -> Manifest:
         if text != found._text() or not all(is_plain_name(f.name) for f in found.files):
             raise ValueError("it was changed after it was written")
     except FileNotFoundError:
-        raise CheckpointError("there is no manifest", value=str(path)) from None
+        raise CheckpointError(f"there is no {MANIFEST}", value=str(folder)) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as problem:
-        raise CheckpointError("the manifest is damaged", value=f"{path} ({problem})") from None
+        raise CheckpointError(f"{MANIFEST} is damaged ({shortened(problem)})", value=str(folder)) from None
     return found
 
 

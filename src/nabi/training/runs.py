@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nabi.checkpoint import contents
+from nabi.checkpoint import Contents, contents
 from nabi.config import read_file, to_dict
 from nabi.errors import CheckpointError, OptionError, StorageError, shortened
 from nabi.files import sync
@@ -108,7 +108,10 @@ class RunFolder:
             raise OptionError("--out is a file", value=str(self.path), expected="a folder that is made for the run")
         try:
             if make:
+                new = [path for path in (self.path, *self.path.parents) if not path.exists()]
                 self.path.mkdir(parents=True, exist_ok=True)
+                for path in new:  # or the whole run could be gone after a loss of power
+                    sync(path.parent)
             if not self.path.is_dir():
                 return
             if make or self.resume or (self.path / LOCK).exists():  # a folder that is someone else's is not touched
@@ -175,11 +178,12 @@ class RunFolder:
         """
         self._best_step = state.step if best else self._best_step
         facts = {"format": FORMAT, "step": state.step, "best_step": self._best_step, "given": {**_flat("plan", to_dict(plan)), **given}, "extra": state.extra}
-        found = contents(model, golden=self.ranks.rank == 0)
+        taken: list[Contents] = []
+        self.ranks.together(lambda: taken.append(contents(model, golden=self.ranks.rank == 0)))
         kept = self.path / f"step-{state.step:06d}" if plan.keep_every and state.step % plan.keep_every == 0 else None
         aside = None if self._damaged else self.path / "previous"
         save = Save(
-            found if wait else found.copied(), state.optimizer, json.dumps(facts, indent=1), state.step, self.best if best else None, aside, kept
+            taken[0] if wait else taken[0].copied(), state.optimizer, json.dumps(facts, indent=1), state.step, self.best if best else None, aside, kept
         )
 
         def write() -> None:

@@ -1,6 +1,6 @@
 """Writing one checkpoint: by one process or several, in the foreground or behind training.
 
-The order is what makes it safe. A draft folder is filled, each file put onto the disk, then the manifest, then the draft's names; then the draft takes the
+The order is what makes it safe. A draft folder is filled, the manifest last; each file is put onto the disk, then the draft's names; then the draft takes the
 checkpoint's name, and the folder around it is put onto the disk. Only then is the checkpoint before the last one deleted. So at each moment, whatever is killed
 or loses power, a whole checkpoint is there. Unusual: tensors are not cut. Each process writes whole tensors (``weights.dealt``), so the shards are ordinary
 files of the hub's format and any number of processes reads them.
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from nabi.checkpoint import Contents
 from nabi.errors import StorageError
-from nabi.files import sync
 from nabi.ranks import Ranks
 from nabi.training.manifest import Held, made
 from nabi.weights import atomic_folder, shard_name, write_tensors
@@ -100,8 +99,6 @@ class Save:
     def _finish(self, draft: Path, world: int, shards: list[Held]) -> None:
         (draft / FACTS).write_text(self.facts, encoding="utf-8")
         self.contents.write_rest(draft, world, {held.name: held.sha256 for held in shards})
-        for file in draft.iterdir():
-            sync(file)
         made(draft, self.step, world, shards).write(draft)
 
 
