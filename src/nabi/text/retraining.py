@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nabi.errors import InputError, OptionError, TokenizerError, unknown
-from nabi.text.feeding import Fed, Feeder, Texts, size_of
+from nabi.text.feeding import Fed, Feeder, size_of
+from nabi.text.reading import Texts
 from nabi.text.files import NAMES, SETTINGS, content, read_object
 from nabi.text.marian import Marian
 from nabi.text.sketch import Words

@@ -139,9 +139,11 @@ def exact_definition(built: tokenizers.Tokenizer) -> bytes:
 
     What the library writes itself comes back with another last bit more often, and a last bit decides between equally good segmentations.
     """
+    import tokenizers
+
+    if not isinstance(built.model, tokenizers.models.Unigram):
+        return built.to_str(pretty=True).encode("utf-8")
     definition = json.loads(built.to_str())
-    if definition["model"]["type"] != "Unigram":
-        return json.dumps(definition, ensure_ascii=False, indent=2).encode("utf-8")
     pieces = ",\n".join(f"[{json.dumps(piece, ensure_ascii=False)},{_digits(score)}]" for piece, score in definition["model"]["vocab"])
     definition["model"]["vocab"] = []
     # no text of the file holds this, for quotes are escaped in it
