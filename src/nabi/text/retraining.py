@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from nabi.errors import InputError, OptionError, TokenizerError, unknown
 from nabi.text.feeding import Fed, Feeder, size_of
-from nabi.text.reading import Texts
 from nabi.text.files import NAMES, SETTINGS, content, read_object
 from nabi.text.marian import Marian
+from nabi.text.reading import Texts
 from nabi.text.sketch import Words
 from nabi.text.tokenizer import Tokenizer
 from nabi.text.training import BYTES, check_specials, learned

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nabi.errors import OptionError, TokenizerError, unknown
 from nabi.text.feeding import Fed, Feeder, size_of
-from nabi.text.reading import Texts
 from nabi.text.files import SETTINGS, Guard
+from nabi.text.reading import Texts
 from nabi.text.sketch import Words
 from nabi.text.tokenizer import Tokenizer
 from nabi.text.unigram import exact_definition
