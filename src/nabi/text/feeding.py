@@ -34,7 +34,7 @@ from nabi.text.sketch import LEVELS, SHRINK, Sketches, Words
 
 FIXED = 32 << 20
 PER_WORD = 120
-PER_SYMBOL = {"BPE bytes": 160, "BPE": 240, "WordPiece": 240, "Unigram": 320, "WordLevel": 8}
+PER_SYMBOL = {"BPE bytes": 160, "BPE": 240, "WordPiece": 240, "Unigram": 800, "WordLevel": 8}
 IN_FLIGHT = 400  # bytes a character of a text takes while it is split into words
 PIECE = 60  # whole characters of 1 to 4 bytes
 SPOOLED = 8

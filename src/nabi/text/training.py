@@ -35,6 +35,7 @@ NEEDED = {"byte_bpe": (), "wordpiece": ("[UNK]",), "unigram": ("<unk>",), "chara
 WORDS: dict[str, Words] = {"byte_bpe": "classes", "wordpiece": "signs", "unigram": "spaces", "character": "texts"}
 MODELS = {"byte_bpe": "BPE bytes", "wordpiece": "WordPiece", "unigram": "Unigram", "character": "WordLevel"}
 BYTES = 256
+SEEDS = 10  # pieces of a token that Unigram begins with where memory is short: most of what it takes; 1,000,000 in all otherwise, as in the library
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def trained(texts: Texts, settings: TokenizerSettings | None = None, *, memory: 
     def learn(feed: Iterator[Any], cut: int | None) -> None:
         nonlocal built
         built = untrained(settings)
-        learned(built, feed, cut, trainer(settings))
+        learned(built, feed, cut, trainer(settings, bounded=cut is not None))
 
     fed = Feeder(MODELS[settings.kind], WORDS[settings.kind], size_of(memory)).train(texts, learn)
     size = built.get_vocab_size(with_added_tokens=True)
@@ -188,8 +189,8 @@ def untrained(settings: TokenizerSettings) -> tokenizers.Tokenizer:
     return built
 
 
-def trainer(settings: TokenizerSettings) -> Any:
-    """The library's trainer."""
+def trainer(settings: TokenizerSettings, *, bounded: bool = False) -> Any:
+    """The library's trainer; ``bounded`` where memory is short."""
     from tokenizers import pre_tokenizers, trainers
 
     asked: dict[str, Any] = {"vocab_size": settings.vocab_size, "special_tokens": list(settings.specials), "show_progress": False}
@@ -202,6 +203,8 @@ def trainer(settings: TokenizerSettings) -> Any:
     if settings.kind == "wordpiece":
         return trainers.WordPieceTrainer(limit_alphabet=settings.limit_alphabet or 1000, **asked)
     if settings.kind == "unigram":
+        if bounded:
+            asked["seed_size"] = SEEDS * settings.vocab_size
         return trainers.UnigramTrainer(unk_token="<unk>", max_piece_length=settings.max_token_length or 16, **asked)
     return trainers.WordLevelTrainer(**asked)
 
