@@ -129,8 +129,9 @@ def measure_time(megabytes: float, rounds: int, vocab_size: int, lines: bool) ->
         assert made["library"] == made["nabi"]
     both = np.array([taken["library"][1:], taken["nabi"][1:]])  # the first turn warms up
     seconds, ratios = np.median(both, axis=1), np.median(both[1] / both[0], axis=0)
-    print(f"time: {sum(map(len, texts)) / 1e6:.1f} M characters in {len(texts):,} texts, {vocab_size} tokens, {rounds} turns: library "
-          f"{seconds[0, 0]:.2f} s (CPU {seconds[0, 1]:.2f}), nabi {seconds[1, 0]:.2f} s (CPU {seconds[1, 1]:.2f}), ratio {ratios[0]:.3f} (CPU {ratios[1]:.3f}); ids equal")  # fmt: skip
+    print(f"time: {sum(map(len, texts)) / 1e6:.1f} M characters in {len(texts):,} texts, {vocab_size} tokens, {rounds} turns: "
+          f"library {seconds[0, 0]:.2f} s (CPU {seconds[0, 1]:.2f}), nabi {seconds[1, 0]:.2f} s (CPU {seconds[1, 1]:.2f}), "
+          f"ratio {ratios[0]:.3f} (CPU {ratios[1]:.3f}); ids equal")  # fmt: skip
 
 
 def one(kind: str, megabytes: float, memory: str, vocab_size: int, source: Path | None) -> None:

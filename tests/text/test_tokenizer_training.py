@@ -19,13 +19,13 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
 from nabi.errors import InputError, OptionError
-from nabi.text import Tokenizer
+from nabi.text import Tokenizer, feeding
 from nabi.text.feeding import Feeder, held, size_of
 from nabi.text.measuring import keywords, measure
 from nabi.text.reading import CHUNK, chunks
 from nabi.text.retraining import retrain
 from nabi.text.sketch import Sketches, levels_of
-from nabi.text.training import USUAL, TokenizerSettings, train_tokenizer, trained
+from nabi.text.training import USUAL, TokenizerSettings, train_tokenizer, trained, trainer, untrained
 
 
 def corpus(seed: int = 0, lines: int = 300) -> list[str]:
@@ -52,6 +52,23 @@ def test_ids_are_the_librarys_own(memory: str | None) -> None:
     plain = plain_byte_bpe(texts, 450)
     assert made.library.get_vocab() == plain.get_vocab()
     assert [made.encode(text).ids for text in corpus(2, 40)] == [plain.encode(text).ids for text in corpus(2, 40)]
+
+
+def test_unigram_is_the_same_each_time_and_the_librarys_but_for_ties() -> None:
+    settings = TokenizerSettings("unigram", 120)
+    made = [train_tokenizer(corpus(), settings) for _ in range(3)]
+    assert len({tokenizer.definition() for tokenizer in made}) == 1
+    runs = []
+    for _ in range(4):
+        plain = untrained(settings)
+        plain.train_from_iterator(corpus(), trainer(settings))
+        runs.append(dict(json.loads(plain.to_str())["model"]["vocab"]))
+    assert len({json.dumps(run) for run in runs}) > 1, "control: the library's own runs differ"
+    ours = dict(json.loads(made[0].definition())["model"]["vocab"])
+    for run in runs:
+        assert ours.keys() == run.keys() and sorted(ours.values()) == pytest.approx(sorted(run.values()), abs=1e-8)
+        assert max(abs(ours[piece] - score) for piece, score in run.items()) < 1e-4 * len(run)
+        assert max(abs(ours[piece] - score) for piece, score in run.items() if len(piece) > 1) < 1e-8
 
 
 def test_control_other_texts_give_other_ids() -> None:
@@ -216,6 +233,20 @@ def test_where_the_bound_is_met_a_sample_trains_as_well(once: bool, monkeypatch:
     assert ours == pytest.approx(theirs, rel=0.01)
     bytes_only = train_tokenizer(["x"], TokenizerSettings(vocab_size=380))
     assert sum(len(e) for e in bytes_only.encode_batch(other)) > 1.5 * theirs  # control: a vocabulary of nothing misses by 50 times the tolerance
+
+
+@pytest.mark.parametrize(("kind", "count"), [("byte_bpe", 500), ("wordpiece", 500), ("unigram", 120)])
+def test_a_larger_sample_is_taken_where_the_first_took_little(kind: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model takes is measured, so the share that is trained on is larger than what the constants allow."""
+    texts, levels = list(spaceless(0, count)), []
+    room = 75_000_000
+    monkeypatch.setattr(Feeder, "_room", lambda self: room)
+    of = feeding.sampled
+    monkeypatch.setattr(feeding, "sampled", lambda batches, level: levels.append(level) or of(batches, level))
+    with pytest.warns(UserWarning, match="words cut at 60 symbols"):
+        done = trained(texts, TokenizerSettings(kind, 380), memory=held() + room)
+    assert levels == sorted(levels, reverse=True) and len(levels) > 1 and done.fed.share == pytest.approx(2 ** (-levels[-1] / 2))
+    assert done.fed.words and done.fed.symbols and done.fed.need and done.fed.need > held() + room
 
 
 PEAK = """

@@ -18,7 +18,7 @@ from nabi.text.reading import Texts
 from nabi.text.sketch import Words
 from nabi.text.tokenizer import Tokenizer
 from nabi.text.training import BYTES, SEEDS, check_specials, learned
-from nabi.text.unigram import exact_definition
+from nabi.text.unigram import settled_definition
 
 if TYPE_CHECKING:
     import tokenizers
@@ -100,7 +100,7 @@ def retrained(
     fed = Feeder("BPE bytes" if kind == "BPE" and bytes_only else kind, _words(data), size_of(memory)).train(texts, learn)
     if around is not None:
         built.post_processor = _placed(around, built, names)
-    return Tokenizer(exact_definition(built), _files(tokenizer, names, new_special_tokens or ())), fed
+    return Tokenizer(settled_definition(built, len(specials)), _files(tokenizer, names, new_special_tokens or ())), fed
 
 
 def _specials(kind: str, added: list[dict[str, Any]], names: Mapping[str, str]) -> list[Any]:

@@ -1,8 +1,9 @@
 """Tokenizers trained from texts: byte-level BPE, WordPiece, Unigram and characters.
 
 The library ``tokenizers`` trains; ``feeding`` keeps the process under a memory bound while it does. Where the bound is not met, the result is that of the
-library's own call with the parts that ``untrained`` and ``trainer`` give. Unusual: the library's Unigram trainer sums its probabilities in an order that
-changes from call to call, so two of its own runs have the same pieces but scores with other last digits; the other three are the same each time.
+library's own call with the parts that ``untrained`` and ``trainer`` give. Unusual: two runs of the library's own Unigram trainer have the same pieces but other
+ids, which is settled here (``settled_definition``); of its WordPiece trainer they have almost the same pieces, for hashes decide between equal pairs. The
+other two are the same each time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from nabi.text.files import SETTINGS, Guard
 from nabi.text.reading import Texts
 from nabi.text.sketch import Words
 from nabi.text.tokenizer import Tokenizer
-from nabi.text.unigram import exact_definition
+from nabi.text.unigram import settled_definition
 
 if TYPE_CHECKING:
     import tokenizers
@@ -151,7 +152,7 @@ def trained(texts: Texts, settings: TokenizerSettings | None = None, *, memory: 
         what = "vocab_size is smaller than the alphabet of the texts and the special tokens"
         raise OptionError(what, value=settings.vocab_size, expected=f"{size} or more", fix=fix)
     finish(built, settings)
-    return Trained(Tokenizer(exact_definition(built), beside(settings)), settings, fed)
+    return Trained(Tokenizer(settled_definition(built, len(settings.specials)), beside(settings)), settings, fed)
 
 
 def untrained(settings: TokenizerSettings) -> tokenizers.Tokenizer:
