@@ -41,6 +41,7 @@ SPOOLED = 8
 MARGIN = 0.95
 WAITING = 32  # the texts that wait to be counted may take this part of the room
 OBJECT = 64  # bytes of a text beside its characters
+ERRORS = 3  # standard errors that an estimate may be wrong by: a few long words are a small sample
 STEADY = 1.25  # how much more a further symbol may take than those before it
 STRIDE = 6  # how much larger it may be than the one that was measured
 WORTH = 1.3  # how much larger a sample must be to train once more
@@ -240,17 +241,19 @@ class _Watch:
 
     def need(self, level: int, *, cut: bool = False) -> int:
         """The bytes that training on what was counted of a level would take at most."""
-        words, symbols = self.distinct(level)
+        words, symbols = self.distinct(level)[0] * self._doubt(level), self.symbols(level)
         return int(FIXED + PER_WORD * (words + (symbols / PIECE if cut else 0)) + PER_SYMBOL[self._model] * symbols)
 
     def symbols(self, level: int) -> float:
-        """About how many symbols the distinct words of a level have."""
-        return self.distinct(level)[1]
+        """The symbols that the distinct words of a level have at most: no more than there are in all, and what is estimated with its error."""
+        return min(self.distinct(level)[1] * self._doubt(level), float(self._sums[level:].sum()))
 
     def distinct(self, level: int) -> tuple[float, float]:
-        """As ``Sketches.distinct``; no more symbols than there are in all."""
-        words, symbols = self._sketches.distinct(level)
-        return words, min(symbols, float(self._sums[level:].sum()))
+        """As ``Sketches.distinct``."""
+        return self._sketches.distinct(level)
+
+    def _doubt(self, level: int) -> float:
+        return 1 + ERRORS * self._sketches.error(level)
 
     def _add(self, batch: list[str]) -> None:
         joined = "".join(batch)

@@ -67,6 +67,10 @@ class Sketches:
         """About how many distinct words the sample of a level holds, and how many symbols they have together."""
         return self._levels[level].distinct()
 
+    def error(self, level: int) -> float:
+        """The standard error of both numbers, as a share of them."""
+        return self._levels[level].error()
+
 
 class _Sketch:
     def __init__(self) -> None:
@@ -96,6 +100,10 @@ class _Sketch:
     def distinct(self) -> tuple[float, float]:
         self._merge()
         return len(self._hashes) / self._bound, float(self._sizes.sum()) / self._bound
+
+    def error(self) -> float:
+        self._merge()
+        return float(max(len(self._hashes), 1) ** -0.5)
 
 
 def levels_of(first: int, count: int) -> NDArray[np.int64]:

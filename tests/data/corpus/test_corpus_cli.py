@@ -133,7 +133,9 @@ def test_a_corpus_is_written_as_token_shards(call: Call, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (("nothing",), "there is no such file or folder"), (("corpus/train.jsonl", "--end", "<gone>"), "no such token to end a document"),
-    (("corpus/train.jsonl", "--file-tokens", "0"), "file_tokens is 0"), (("rows.csv",), "no column 'text'"), (("corpus/train.jsonl", "--longest", "3"), "the document is too long"),
+    (("corpus/train.jsonl", "--file-tokens", "0"), "file_tokens is 0"),
+    (("rows.csv",), "no column 'text'"),
+    (("corpus/train.jsonl", "--longest", "3"), "the document is too long"),
 ])  # fmt: skip
 def test_shards_that_can_not_be_written_are_refused(call: Call, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     (tmp_path / "corpus").mkdir()
