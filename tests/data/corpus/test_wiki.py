@@ -178,8 +178,7 @@ def test_pages_before_a_break_are_given(tmp_path: Path) -> None:
     source, found = open_origin(Origin(str(dump))), []
     with pytest.raises(DataError, match="breaks off"):
         for unit in source.units(tmp_path):
-            for document in source.read(unit, Trouble()):
-                found.append(document.text)
+            found.extend(document.text for document in source.read(unit, Trouble()))
     assert found == ["text"]
 
 
