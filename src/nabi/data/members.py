@@ -133,7 +133,7 @@ class _Tar(Members):
                     names[name] = None
                     self._sizes.append(member.size)
                     places.extend((member.offset_data, member.offset_data + member.size))
-                    archive.members = []  # else each is kept
+                    archive.members = []  # type: ignore[attr-defined]  # else each is kept
             # the library takes a header that is cut or damaged for the end, which is a block of zeros
             with path.open("rb") as file:
                 file.seek(-(-places[-1] // BLOCK) * BLOCK if places else 0)
