@@ -1,4 +1,4 @@
-"""The commands ``nabi corpus build | stats | card``. Unusual: like ``cli``, this file imports nothing heavy, so ``--help`` is quick."""
+"""The commands ``nabi corpus build | stats | card | shards``. Unusual: like ``cli``, this file imports nothing heavy, so ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from nabi.errors import OptionError, nearest
+from nabi.errors import DataError, OptionError, nearest
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -136,3 +136,36 @@ def card(folder: str) -> None:
     if not write_corpus_card(folder):
         raise OptionError("the README.md there was not written by nabi, so it stays", value=folder, fix="move it away, then try again")
     click.echo(f"The card is {Path(folder) / 'README.md'}")
+
+
+@corpus.command()
+@click.argument("source", metavar="DIR|FILE")
+@click.option("--tokenizer", required=True, metavar="DIR", help="Whose ids are written: a tokenizer's folder, or a model.")
+@click.option("--out", required=True, metavar="DIR", help="The folder that tokens-KEY is made in.")
+@click.option("--column", default="text", show_default=True, help="The column with the text; a corpus that was built has its own.")
+@click.option("--end", metavar="TOKEN", help="The token behind each document; the tokenizer's end token if not given.")
+@click.option("--length", type=int, default=1024, show_default=True, help="Tokens of a window in what is printed; nothing that is written depends on it.")
+@click.option("--file-tokens", type=int, default=1 << 25, show_default=True, help="Tokens a file.")
+@click.option("--longest", type=int, default=1 << 23, show_default=True, help="The most characters of a document.")
+@_json
+def shards(source: str, tokenizer: str, out: str, as_json: bool, **options: Any) -> None:
+    """Tokenise a corpus, or any texts, into memory-mapped token shards to train on. A second call tokenises nothing; one that was stopped goes on.
+
+    \b
+    nabi corpus shards corpus --tokenizer tokenizer --out shards
+    nabi train --task text_generation --data shards/tokens-KEY --family gpt2 --tokenizer tokenizer --out model
+    """
+    from nabi.data.sharding import write_shards
+    from nabi.text import Tokenizer
+    from nabi.weights.sources import resolve
+
+    if not Path(source).exists():
+        raise DataError("there is no such file or folder", value=source, fix="check the path")
+    made = write_shards(source, Tokenizer.load(resolve(tokenizer, weights=False)), out, say=lambda line: click.echo(line, err=True), **options)
+    facts = {"out": str(made.folder), "documents": made.documents, "tokens": made.tokens, "length": made.length, "windows": len(made),
+             "files": len(made.manifest.files), "empty": made.manifest.empty}  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    left_out = f", {made.manifest.empty:,} without a token left out" if made.manifest.empty else ""
+    click.echo(f"{made.documents:,} documents{left_out}, {made.tokens:,} tokens, {len(made):,} windows of {made.length:,}\nThe shards are in {made.folder}")

@@ -65,8 +65,11 @@ def both(kind: str, folder: Path, texts: list[str], **more: Any) -> tuple[Any, A
     make, size = MADE[kind]
     make(folder)
     ours = nc.AutoTokenizer.from_pretrained(folder).train_new_from_iterator(iter(texts), size, **more)
-    theirs = transformers.AutoTokenizer.from_pretrained(folder).train_new_from_iterator(iter(texts), size, **{**more, "show_progress": False})
-    return ours, theirs
+    return ours, retrained_by_the_incumbent(kind, folder, texts, **more)
+
+
+def retrained_by_the_incumbent(kind: str, folder: Path, texts: list[str], **more: Any) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(folder).train_new_from_iterator(iter(texts), MADE[kind][1], **{**more, "show_progress": False})
 
 
 def test_a_byte_level_tokenizer_gets_the_incumbents_ids(tmp_path: Path) -> None:
@@ -100,7 +103,13 @@ def test_others_get_the_incumbents_pieces_and_special_ids(kind: str, tmp_path: P
     ours, theirs = both(kind, tmp_path, corpus(0))
     mine, other = ours.get_vocab(), theirs.get_vocab()
     assert len(mine) == len(other)
-    assert len(mine.keys() & other.keys()) >= 0.97 * len(other)
+    # The incumbent against itself, 8 trainings of each kind, each pair: at least 99.1 % (as of BERT) and all (as of T5) of the pieces are the same, but only
+    # 85 % have the same id, for an order of hashes decides between equal pairs, over the ids of ## letters and between equal scores. So 97 % of the pieces
+    # are asked of ours, and no fewer than the incumbent has in common with itself but for two.
+    again = retrained_by_the_incumbent(kind, tmp_path, corpus(0)).get_vocab()
+    assert len(mine.keys() & other.keys()) >= max(0.97 * len(other), len(again.keys() & other.keys()) - 2)
+    if kind == "t5":  # ours is the same each time
+        assert nc.AutoTokenizer.from_pretrained(tmp_path).train_new_from_iterator(iter(corpus(0)), MADE[kind][1]).get_vocab() == mine
     assert {name: mine[name] for name in ours.all_special_tokens} == {name: other[name] for name in theirs.all_special_tokens}
     for text in corpus(1, lines=20):
         a, b = ours(text), theirs(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nabi.data import read_table
+from nabi.data.members import members_beside, open_members
 from nabi.errors import DataError
 from nabi.inspection import check_data
 
@@ -40,6 +43,8 @@ SETS: dict[str, tuple[str, dict[str, str]]] = {
 }  # fmt: skip
 # the files that are no tables: what lies beside an index, sounds, vocabularies, and vectors for other tests
 NO_TABLES = re.compile(r"README\.md|sroie_receipts/.*\.tar|speech_samples/.*|tokenizers/.*|reference_vectors/.*")
+# folders of no table, and how many files each holds
+OTHERS = {"speech_samples": 1, "tokenizers": 7, "reference_vectors": 14}
 BESIDE = {"emoji_captions": "_images", "nlvr": "_images"}  # pictures by the row's index
 # rows that are known to be odd and are meant to be: what the doctor says of them as an error
 KNOWN: dict[str, set[str]] = {}
@@ -84,9 +89,41 @@ def test_the_doctor_finds_nothing_broken(name: str) -> None:
     assert not broken, broken
 
 
-def test_every_set_is_in_the_table_and_what_is_no_table_says_so() -> None:
+@pytest.mark.parametrize(("name", "column"), [
+    ("sroie_receipts/train", "id"), ("sroie_receipts/dev", "id"),
+    ("emoji_captions/train", "index"), ("emoji_captions/dev", "index"), ("nlvr/train", "index"),
+])  # fmt: skip
+def test_each_row_s_picture_lies_beside_the_table(name: str, column: str) -> None:
     assert FOLDER, "set NABI_DATA to the folder of the sets"
-    assert {p.name for p in Path(FOLDER).iterdir() if p.is_dir()} == {*SETS, "speech_samples", "tokenizers", "reference_vectors"}
+    table = read_table(Path(FOLDER) / f"{name}.jsonl.gz")
+    pictures = members_beside(Path(FOLDER) / f"{name}.jsonl.gz")
+    found = [pictures.of(row, column, table.where(i)) for i, row in enumerate(table)]
+    if name.startswith("sroie"):
+        assert all(data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9") for data in found)
+        assert len({row[column] for row in table}) == len(pictures)
+    else:
+        assert {picture.shape[-1] for picture in found} == {3} and len({picture.tobytes() for picture in found}) > len(pictures) // 2
+        assert len(pictures) == len(table)
+
+
+@pytest.mark.parametrize("folder", sorted(OTHERS))
+def test_files_that_are_no_tables_are_members_of_their_folder(folder: str) -> None:
+    assert FOLDER, "set NABI_DATA to the folder of the sets"
+    files = open_members(Path(FOLDER) / folder)
+    assert len(files) == OTHERS[folder]
+    for name, data in files.items():
+        data = gzip.decompress(data) if name.endswith(".gz") else data
+        assert data
+        if name.removesuffix(".gz").endswith(".json"):
+            assert json.loads(data)
+        if name.endswith(".flac"):
+            assert data.startswith(b"fLaC")
+
+
+def test_every_set_is_in_the_table_or_is_said_to_be_none() -> None:
+    assert FOLDER, "set NABI_DATA to the folder of the sets"
+    assert {p.name for p in Path(FOLDER).iterdir() if p.is_dir()} == {*SETS, *OTHERS}
+    assert {name.partition("/")[0] for name in TABLES} == {*SETS}
     for name in ("sroie_receipts/train_images.tar", "speech_samples/jfk.flac"):
         with pytest.raises(DataError, match="unknown file ending"):
             read_table(Path(FOLDER) / name)

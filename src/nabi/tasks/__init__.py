@@ -200,6 +200,10 @@ class Task(nn.Module):
         """
         raise NotImplementedError
 
+    def window_length(self, inputs: Inputs) -> int:
+        """The most tokens of a window of token shards, such that a row of it fits the model."""
+        return inputs.max_length
+
     def encode_window(self, window: Window, inputs: Inputs) -> list[Row]:
         """The training rows of a window of token shards: one a fragment of a document, so that no document is seen by another.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -55,6 +55,17 @@ def row_of(encoding: Encoding, tokenizer: Tokenizer, whole_word: bool) -> Row | 
     groups = [None if still else word for still, word in zip(fixed, words, strict=True)]
     notes = {"ids": encoding.ids, "groups": groups, "mask": mask, "vocab_size": tokenizer.vocab_size}
     return Row({"text": {"tokens": encoding.ids, "segments": encoding.segments}}, notes=notes)
+
+
+def row_of_ids(ids: Sequence[int], fixed: Set[int], tokenizer: Tokenizer) -> Row:
+    """A row of ids of which nothing is hidden yet; those in ``fixed`` never are, unless there is nothing else."""
+    mask = mask_of(tokenizer)
+    kept = {*fixed, mask}
+    groups = [None if id in kept else i for i, id in enumerate(ids)]
+    if all(group is None for group in groups):
+        groups[-1] = len(ids) - 1
+    notes = {"ids": list(ids), "groups": groups, "mask": mask, "vocab_size": tokenizer.vocab_size}
+    return Row({"text": {"tokens": list(ids), "segments": [0] * len(ids)}}, notes=notes)
 
 
 def hidden(row: Row, share: float, generator: torch.Generator) -> Row:

@@ -15,6 +15,7 @@ import torch
 
 from nabi.batch import FILLER, Batch, Row, Target
 from nabi.data.corrupt import IGNORED
+from nabi.data.shards import Window
 from nabi.errors import DataError, InputError, OptionError, unknown
 from nabi.inputs import Inputs, Long, Reading
 from nabi.metrics.detail import Detail
@@ -70,6 +71,7 @@ class FillMask(Task):
     defaults = ("distilbert/distilroberta-base", "distilroberta-base")
     columns = ("text",)
     heads = ("vocabulary",)
+    reads_shards = True
     Options, Settings = FillMaskOptions, FillMaskSettings
     targets = {"masked": Target("token"), "choices": Target("ragged")}
     main_metric, lower_is_better = "perplexity", True
@@ -106,6 +108,29 @@ class FillMask(Task):
         rows = [row for window in windows if (row := _masking.row_of(window, tokenizer, self.settings.whole_word))]
         if not rows:
             raise DataError(f"{where or 'a text'} has no token that could be hidden", value=text, expected="one at least", fix="remove the row")
+        return [_masking.hidden_as_ever(row, self.settings.mask_probability) for row in rows]
+
+    def window_length(self, inputs: Inputs) -> int:
+        front, back = _around(inputs.tokenizer)
+        return inputs.max_length - len(front) - len(back)
+
+    def encode_window(self, window: Window, inputs: Inputs) -> list[Row]:
+        """A row a fragment of a document, between the tokens that stand around a text; in even parts if it would be too long with them.
+
+        Raises:
+            OptionError: whole words shall be hidden, and ids do not say where one begins.
+        """
+        if self.settings.whole_word:
+            raise OptionError("token shards do not say where words begin", value="whole_word = true", fix="give the texts, as a table, or hide single tokens")
+        tokenizer = inputs.tokenizer
+        front, back = _around(tokenizer)
+        ids, limit, rows = window.ids.tolist(), self.window_length(inputs), []
+        for begin, end in window.fragments():
+            parts = -(-(end - begin) // limit)
+            for part in range(parts):
+                start, stop = (begin + (end - begin) * i // parts for i in (part, part + 1))
+                behind = back[1:] if back and ids[stop - 1] == back[0] else back  # the end token may be [SEP]
+                rows.append(_masking.row_of_ids([*front, *ids[start:stop], *behind], {*front, *back, window.end}, tokenizer))
         return [_masking.hidden_as_ever(row, self.settings.mask_probability) for row in rows]
 
     def _asked(self, text: str, inputs: Inputs, options: FillMaskOptions, where: str) -> list[Row]:
@@ -242,6 +267,13 @@ def _windows(text: str, inputs: Inputs, options: FillMaskOptions, where: str, st
     if stride is None:
         stride = (limit - sum(inputs.tokenizer.encode("").special)) // 2 if options.stride is None else options.stride
     return inputs.read(text, None, Reading("truncate" if cutting else options.long, limit, stride), where=where)
+
+
+def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens in front of a text and behind it."""
+    encoding = tokenizer.encode("a")
+    inner = [i for i, special in enumerate(encoding.special) if not special]
+    return list(encoding.ids[: inner[0]]), list(encoding.ids[inner[-1] + 1 :])
 
 
 def _choices(targets: str | Sequence[str], tokenizer: Tokenizer) -> list[int]:

@@ -8,42 +8,43 @@ so what goes in is watched (``sketch``) and the need is known before it arises:
 for W distinct words with S symbols in all (bytes for byte-level models, else characters), in bytes above what the process holds already. The constants are
 upper bounds of what was measured with tokenizers 0.23.3 on words of 4 to 200 random letters (benchmarks/tokenizer_training.py measures them again).
 
-As long as that stays below the bound the library gets the texts as they are. When it does not, its training is ended, the texts are counted to their end,
-and it trains on the largest even sample that fits, with words cut at ``PIECE`` symbols: a second reading, of the source if it can be read again, else of a
-file on the disk that holds a sample of at most ``SPOOLED`` times the bound.
+As long as that stays below the bound the library gets the texts as they are; words are counted only once the bound could be met even if each of them were new.
+When it is met, the library's training is ended, the texts are counted to their end, and it trains on an even sample that fits, with words cut at ``PIECE``
+symbols. Unusual: real texts take a third of what the constants say, so the memory of that training is measured, and it is done again on the larger sample
+that this measure lets hope for, as long as one is worth it. The texts are read again, from the source if that can be, else from a file on the disk that holds
+a sample of at most ``SPOOLED`` times the bound.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from nabi.errors import InputError, OptionError, StorageError
+from nabi.errors import InputError, OptionError
 from nabi.memory import peak, trim
-from nabi.text.sketch import LEVELS, SHRINK, Sketches, Words, levels_of
+from nabi.text.reading import BATCH, CHUNK, LONGEST, Reader, Spool, Texts, again, pieces, refills, sampled
+from nabi.text.sketch import LEVELS, SHRINK, Sketches, Words
 
 FIXED = 32 << 20
 PER_WORD = 120
-PER_SYMBOL = {"BPE bytes": 160, "BPE": 240, "WordPiece": 240, "Unigram": 320, "WordLevel": 8}
+PER_SYMBOL = {"BPE bytes": 160, "BPE": 240, "WordPiece": 240, "Unigram": 800, "WordLevel": 8}
 IN_FLIGHT = 400  # bytes a character of a text takes while it is split into words
 PIECE = 60  # whole characters of 1 to 4 bytes
-CHUNK = 1 << 14  # characters: a longer text is given in pieces, cut where no word ends or begins differently
-LONGEST = 1 << 18  # characters: a text without such a place is cut anyway
-BATCH = 1 << 17  # characters that are counted at once
-REFILL = 256  # how many texts the library asks for at once
 SPOOLED = 8
 MARGIN = 0.95
-# one blank between two letters, digits or signs that nothing joins: cut before it, each pre-tokeniser sees the words that it saw before
-_PLACE = re.compile(r"(?<=[!-~가-힣])(?= [!-~가-힣])")
-
-Texts = Iterable[str | Sequence[str]] | Callable[[], Iterable[str | Sequence[str]]]
+WAITING = 32  # the texts that wait to be counted may take this part of the room
+OBJECT = 64  # bytes of a text beside its characters
+ERRORS = 3  # standard errors that an estimate may be wrong by: a few long words are a small sample
+STEADY = 1.25  # how much more a further symbol may take than those before it
+STRIDE = 6  # how much larger it may be than the one that was measured
+WORTH = 1.3  # how much larger a sample must be to train once more
 
 
 @dataclass
@@ -52,8 +53,8 @@ class Fed:
 
     Attributes:
         texts, characters: how much there was to read.
-        words, symbols: about how many distinct words it holds, and their symbols; None if no bound was set.
-        need: the bytes that training on all of it would take at most, the process's own included.
+        words, symbols: about how many distinct words it holds, and their symbols; None if nothing made it necessary to count them.
+        need: the bytes that training on all of it would take at most, the process's own included; None if no bound was set.
         share: of the texts that was trained on; below 1 the bound was met.
     """
 
@@ -88,9 +89,9 @@ class Feeder:
         """Feed ``learn`` with the texts, or with an even sample of them.
 
         Args:
-            texts: strings or lists of strings; read once, and a second time if the bound asks for it: a callable gives a new iterator each time.
-            learn: trains on an iterator of texts; the second argument is the length at which words are to be cut, or None. It is called a second time
-                if the first was ended by an exception of the iterator.
+            texts: strings or lists of strings; read once, and again if the bound asks for it: a callable gives a new iterator each time.
+            learn: trains on an iterator of lists of texts; the second argument is the length at which words are to be cut, or None. It is called again
+                if the first call was ended by an exception of the iterator, and where what it took lets hope that a larger sample fits.
 
         Returns:
             What was fed.
@@ -100,91 +101,75 @@ class Feeder:
             OptionError: the bound is too small.
             StorageError: the file for the second reading can't be written.
         """
-        again = _again(texts)
+        reader, source = Reader(), again(texts)
+        first = texts() if callable(texts) else texts
         if self.memory is None:
-            learn(self._watched(_flat(texts() if callable(texts) else texts)), None)
-            self._end()
+            learn(reader.batches(first), None)
+            self._end(reader)
             return self.fed
-        room = self._room()
-        threads = _threads()
+        room, threads = self._room(), _threads()
         longest = max(1024, min(LONGEST, room // (4 * IN_FLIGHT * threads)))
-        sketches = Sketches(self.words, in_bytes=self.model == "BPE bytes")
-        with _Spool(None if again else SPOOLED * self.memory) as spool:
-            source = self._counted(_flat(texts() if callable(texts) else texts), sketches, spool, longest)
+        wanted = min(longest, CHUNK)
+        with Spool(None if source else SPOOLED * self.memory) as spool:
+            watch = _Watch(self.model, self.words, spool, room - threads * longest * IN_FLIGHT)
+            batches = reader.batches(first, wanted, longest)
             try:
-                learn(_by_refill(self._fitting(source, sketches, room, threads * longest * IN_FLIGHT), 4 * longest), None)
+                learn(refills(watch.fitting(batches)), None)
             except Exception as problem:
                 if not _is_full(problem):
                     raise
-                for _ in source:
-                    pass
             else:
-                self._end()
-                self._measured(sketches, room, 0)
+                self._end(reader)
+                self._measured(watch, room)
                 return self.fed
-            self._end()
-            need, level = self._measured(sketches, room, 0), 0
-            trim()
-            room = self._room()
-            while need > MARGIN * room or level < spool.level:
-                level += 1
-                if level == LEVELS:
-                    raise self._small(need)
-                need = self._need(sketches, level, cut=True) + threads * min(longest, CHUNK) * IN_FLIGHT
-            self.fed.share = SHRINK**level
-            warnings.warn(self._told(), stacklevel=4)
-            sample = _sampled(_chunks(_flat(again()), min(longest, CHUNK), longest), level) if again else spool.read(level)
-            learn(_by_refill((piece for text in sample for piece in _pieces(text, CHUNK)), 4 * longest), PIECE)
+            watch.rest(batches)
+            self._end(reader)
+            self._measured(watch, room)
+
+            def sample(level: int) -> int:
+                """Train on a sample; the bytes that it took."""
+                texts = spool.read(level) if source is None else sampled(Reader().batches(source(), wanted, longest), level)
+                with _Growth() as growth:
+                    learn(refills(pieces(texts)), PIECE)
+                return growth.most
+
+            level = self._largest(watch, sample, spool.level, threads * wanted * IN_FLIGHT)
+        self.fed.share = SHRINK**level
+        warnings.warn(self._told(), stacklevel=4)
         return self.fed
 
-    def _counted(self, texts: Iterable[str], sketches: Sketches, spool: _Spool, longest: int) -> Iterator[str]:
-        """The texts in pieces, each counted soon after it was given."""
-        waiting: list[str] = []
-        size = 0
-        for piece in _chunks(self._watched(texts), min(longest, CHUNK), longest):
-            yield piece
-            waiting.append(piece)
-            size += len(piece)
-            if size > BATCH:
-                spool.write(waiting, sketches.add(waiting))
-                waiting, size = [], 0
-        spool.write(waiting, sketches.add(waiting))
+    def _largest(self, watch: _Watch, sample: Callable[[int], int], first: int, in_flight: int) -> int:
+        """Train on samples of growing size, each as large as what the last ones took lets hope; the level of the last."""
+        trim()
+        room, level = int(MARGIN * self._room()), first
+        while (need := watch.need(level, cut=True) + in_flight) > room:
+            level += 1
+            if level == LEVELS:
+                raise self._small(need)
+        took, rate = sample(level), float(PER_SYMBOL[self.model] + PER_WORD / PIECE)
+        while level > first:
+            trim()
+            room, symbols, larger = int(MARGIN * self._room()), watch.symbols(level), level
+            while larger > first and took + rate * (watch.symbols(larger - 1) - symbols) <= room and watch.symbols(larger - 1) <= STRIDE * symbols:
+                larger -= 1
+            if watch.symbols(larger) < WORTH * symbols:
+                break
+            before, level = took, larger
+            took = max(before, sample(level))
+            rate = min(rate, STEADY * (took - before) / (watch.symbols(level) - symbols) + 1)
+        return level
 
-    def _fitting(self, pieces: Iterator[str], sketches: Sketches, room: int, in_flight: int) -> Iterator[str]:
-        """The pieces, until what the library would need is more than the room."""
-        seen = size = 0
-        for piece in pieces:
-            size += len(piece)
-            if sketches.texts != seen:
-                seen = sketches.texts
-                # what can be new in a piece is at most all of it, so there is nothing to ask before that could matter
-                if FIXED + in_flight + size * 3 * (PER_SYMBOL[self.model] + PER_WORD) > room and self._need(sketches, 0) + in_flight > MARGIN * room:
-                    raise _Full
-            yield piece
-        if self._need(sketches, 0) + in_flight > MARGIN * room:
-            raise _Full
-
-    def _watched(self, texts: Iterable[str]) -> Iterator[str]:
-        for text in texts:
-            self.fed.texts += 1
-            self.fed.characters += len(text)
-            yield text
-
-    def _end(self) -> None:
-        if not self.fed.characters:
-            raise InputError("there is no text to train on", value=f"{self.fed.texts} texts, all empty" if self.fed.texts else "an empty iterator",
+    def _end(self, reader: Reader) -> None:
+        self.fed.texts, self.fed.characters = reader.texts, reader.characters
+        if not reader.characters:
+            raise InputError("there is no text to train on", value=f"{reader.texts} texts, all empty" if reader.texts else "an empty iterator",
                              expected="at least one text with a character in it")  # fmt: skip
 
-    def _need(self, sketches: Sketches, level: int, *, cut: bool = False) -> int:
-        words, symbols = sketches.distinct(level)
-        return int(FIXED + PER_WORD * (words + (symbols / PIECE if cut else 0)) + PER_SYMBOL[self.model] * symbols)
-
-    def _measured(self, sketches: Sketches, room: int, level: int) -> int:
-        need = self._need(sketches, level)
-        self.fed.words, self.fed.symbols = sketches.distinct(0)
+    def _measured(self, watch: _Watch, room: int) -> None:
         assert self.memory is not None
-        self.fed.need = need + self.memory - room
-        return need
+        self.fed.need = watch.most() + self.memory - room
+        if watch.counted:
+            self.fed.words, self.fed.symbols = watch.distinct(0)
 
     def _room(self) -> int:
         """What may be taken above what the process holds."""
@@ -202,63 +187,129 @@ class Feeder:
     def _told(self) -> str:
         fed = self.fed
         assert self.memory is not None and fed.need is not None
+        part = f"an even sample of {fed.share:.1%} of them" if fed.share < 1 else "all of them"
         return (
             f"training on all {fed.characters:,} characters could take {fed.need / 1e9:.2f} GB, for they hold about {fed.words:,.0f} distinct words with "
-            f"{fed.symbols:,.0f} symbols, and the bound is {self.memory / 1e9:.2f} GB: trained on an even sample of {fed.share:.1%} of them, words cut at "
-            f"{PIECE} symbols"
+            f"{fed.symbols:,.0f} symbols, and the bound is {self.memory / 1e9:.2f} GB: trained on {part}, with words cut at {PIECE} symbols"
         )
 
 
-class _Spool:
-    """What an iterator that gives its texts only once has given, on the disk: all of it, or an even sample if that is more than ``most`` bytes."""
+class _Watch:
+    """Knows what training on the texts so far would take at most; counts words only where it must.
 
-    def __init__(self, most: int | None) -> None:
-        self._most, self.level, self._size = most, 0, 0
-        self._file: IO[bytes] | None = None
+    Args:
+        model, words: as of ``Feeder``.
+        spool: gets what is counted.
+        room: the bytes that may be taken.
 
-    def __enter__(self) -> _Spool:
-        if self._most is not None:
-            self._file = tempfile.TemporaryFile(prefix="nabi-tokenizer-")
+    Attributes:
+        counted: whether there was anything to count.
+    """
+
+    def __init__(self, model: str, words: Words, spool: Spool, room: int) -> None:
+        self._model, self._spool, self._room = model, spool, room
+        self._in_bytes = model == "BPE bytes"
+        self._sketches = Sketches(words, in_bytes=self._in_bytes)
+        # a word of one byte is one of 256, so those that can be many have two symbols or more
+        self._new = PER_SYMBOL[model] + (PER_WORD / 2 if self._in_bytes else PER_WORD)
+        self._waiting: list[str] = []
+        self._symbols = self._bytes = 0
+        self._sums = np.zeros(LEVELS)
+        self.counted = False
+
+    def fitting(self, batches: Iterator[list[str]]) -> Iterator[list[str]]:
+        """The batches, until what the library would need is more than the room."""
+        for batch in batches:
+            yield batch
+            self._add(batch)
+            if self.most() > MARGIN * self._room or self._bytes > self._room // WAITING:
+                self._count()
+                if self.most() > MARGIN * self._room:
+                    raise _Full
+
+    def rest(self, batches: Iterator[list[str]]) -> None:
+        """Count the other batches."""
+        for batch in batches:
+            self._add(batch)
+            if self._symbols > 4 * BATCH or len(self._waiting) > BATCH:
+                self._count()
+        self._count()
+
+    def most(self) -> int:
+        """The bytes that training on what was seen would take at most."""
+        return int((self.need(0) if self.counted else FIXED) + self._new * self._symbols)
+
+    def need(self, level: int, *, cut: bool = False) -> int:
+        """The bytes that training on what was counted of a level would take at most."""
+        words, symbols = self.distinct(level)[0] * self._doubt(level), self.symbols(level)
+        return int(FIXED + PER_WORD * (words + (symbols / PIECE if cut else 0)) + PER_SYMBOL[self._model] * symbols)
+
+    def symbols(self, level: int) -> float:
+        """The symbols that the distinct words of a level have at most: no more than there are in all, and what is estimated with its error."""
+        return min(self.distinct(level)[1] * self._doubt(level), float(self._sums[level:].sum()))
+
+    def distinct(self, level: int) -> tuple[float, float]:
+        """As ``Sketches.distinct``."""
+        return self._sketches.distinct(level)
+
+    def _doubt(self, level: int) -> float:
+        return 1 + ERRORS * self._sketches.error(level)
+
+    def _add(self, batch: list[str]) -> None:
+        joined = "".join(batch)
+        symbols = len(joined) if joined.isascii() or not self._in_bytes else len(joined.encode("utf-8"))
+        self._symbols += symbols + len(batch)  # a space may be set before each
+        self._bytes += (len(joined) if joined.isascii() else 4 * len(joined)) + OBJECT * len(batch)
+        self._waiting += batch
+
+    def _count(self) -> None:
+        waiting, self._waiting, self._symbols, self._bytes = self._waiting, [], 0, 0
+        self.counted = True
+        for start, stop in _spans(waiting):
+            texts = waiting[start:stop]
+            levels = self._sketches.add(texts)
+            sizes = [1 + (len(text) if text.isascii() or not self._in_bytes else len(text.encode("utf-8"))) for text in texts]
+            self._sums += np.bincount(levels, sizes, LEVELS)
+            self._spool.write(texts, levels)
+
+
+def _spans(texts: list[str]) -> Iterator[tuple[int, int]]:
+    """Where to cut a list such that its parts have about 4 * ``BATCH`` characters."""
+    start = size = 0
+    for number, text in enumerate(texts):
+        size += len(text)
+        if size > 4 * BATCH:
+            yield start, number + 1
+            start, size = number + 1, 0
+    if start < len(texts):
+        yield start, len(texts)
+
+
+class _Growth:
+    """How much more memory the process held at most while this was open, as a thread sees that looks every few milliseconds."""
+
+    EVERY = 0.003
+
+    def __enter__(self) -> _Growth:
+        trim()
+        self._before = self._most = held()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._over.set()
+        self._thread.join()
 
-    def write(self, texts: list[str], levels: np.ndarray[Any, Any]) -> None:
-        if self._file is None or self._most is None:
-            return
-        try:
-            for text, level in zip(texts, levels.tolist(), strict=True):
-                if level >= self.level:
-                    self._put(self._file, level, text.encode("utf-8"))
-            while self._size > self._most and self.level < LEVELS - 1:
-                self.level += 1
-                old, self._size = self._file, 0
-                self._file = tempfile.TemporaryFile(prefix="nabi-tokenizer-")  # noqa: SIM115
-                with old:
-                    for level, data in self._records(old):
-                        if level >= self.level:
-                            self._put(self._file, level, data)
-        except OSError as problem:
-            raise StorageError(f"the texts, which can be read only once, could not be kept in {tempfile.gettempdir()}: {problem}") from problem
+    def _look(self) -> None:
+        while not self._over.wait(self.EVERY):
+            self._most = max(self._most, held())
 
-    def read(self, level: int) -> Iterator[str]:
-        """The texts of a level."""
-        assert self._file is not None
-        for of, data in self._records(self._file):
-            if of >= level:
-                yield data.decode("utf-8")
-
-    def _put(self, file: IO[bytes], level: int, data: bytes) -> None:
-        file.write(bytes([level]) + len(data).to_bytes(4, "little") + data)
-        self._size += len(data) + 5
-
-    @staticmethod
-    def _records(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-        file.seek(0)
-        while head := file.read(5):
-            yield head[0], file.read(int.from_bytes(head[1:], "little"))
+    @property
+    def most(self) -> int:
+        """In bytes."""
+        return self._most - self._before
 
 
 def held() -> int:
@@ -290,76 +341,6 @@ def _threads() -> int:
         return 1
     stated = os.environ.get("RAYON_NUM_THREADS", "")
     return int(stated) if stated.isdigit() and int(stated) else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _again(texts: Texts) -> Callable[[], Iterable[Any]] | None:
-    """How to read the texts once more; None if they can't be."""
-    if isinstance(texts, str | bytes):
-        raise InputError("one text was given where many are read", value=texts, fix="put it into a list")
-    if callable(texts):
-        return texts
-    if not isinstance(texts, Iterable):
-        raise InputError("these are no texts", value=texts, expected="an iterable of str, or a callable that gives one")
-    return None if iter(texts) is texts else lambda: texts
-
-
-def _flat(texts: Iterable[Any]) -> Iterator[str]:
-    """The texts, one by one, each checked to be one."""
-    number = 0
-    for item in texts:
-        for text in item if isinstance(item, list | tuple) else (item,):
-            number += 1
-            if not isinstance(text, str):
-                fixes = {bytes: "decode it first", type(None): "leave it out", float: "leave out missing values"}
-                raise InputError(f"text {number} is not a str but {type(text).__name__}", value=repr(text), fix=fixes.get(type(text), "convert it with str()"))
-            if not text.isascii():
-                try:
-                    text.encode("utf-8")
-                except UnicodeEncodeError as problem:
-                    fix = "read the file with the right encoding, or replace it: text.encode('utf-8', 'replace').decode()"
-                    raise InputError(f"text {number} holds half of a surrogate pair at character {problem.start}", value=text, fix=fix) from None
-            yield text
-
-
-def _chunks(texts: Iterable[str], wanted: int, longest: int) -> Iterator[str]:
-    """Each text, in pieces if it is longer than ``wanted``; of ``longest`` characters at most, and the others cut where no word notices."""
-    for text in texts:
-        if len(text) <= wanted:
-            yield text
-            continue
-        start = 0
-        while len(text) - start > wanted:
-            place = _PLACE.search(text, start + wanted - wanted // 4, start + longest + 2)
-            stop = min(place.start() if place else start + longest, len(text))
-            yield text[start:stop]
-            start = stop
-        if start < len(text):
-            yield text[start:]
-
-
-def _pieces(text: str, most: int) -> Iterator[str]:
-    for start in range(0, len(text), most):
-        yield text[start : start + most]
-
-
-def _sampled(pieces: Iterable[str], level: int) -> Iterator[str]:
-    known: list[int] = []
-    for number, piece in enumerate(pieces):
-        if number % 4096 == 0:
-            known = levels_of(number, 4096).tolist()
-        if known[number % 4096] >= level:
-            yield piece
-
-
-def _by_refill(texts: Iterable[str], most: int) -> Iterator[Any]:
-    """The texts with empty lists between them, such that ``REFILL`` in a row, which the library reads ahead, come to about ``most`` characters."""
-    count = size = 0
-    for text in texts:
-        if size and size + len(text) > most:
-            yield from ([] for _ in range(REFILL - count))
-            count = size = 0
-        yield text
-        count, size = (count + 1) % REFILL, (size + len(text)) if count + 1 < REFILL else 0
 
 
 def _is_full(problem: BaseException | None) -> bool:

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nabi.errors import InputError, OptionError, TokenizerError, unknown
-from nabi.text.feeding import Fed, Feeder, Texts, size_of
+from nabi.text.feeding import Fed, Feeder, size_of
 from nabi.text.files import NAMES, SETTINGS, content, read_object
 from nabi.text.marian import Marian
+from nabi.text.reading import Texts
 from nabi.text.sketch import Words
 from nabi.text.tokenizer import Tokenizer
-from nabi.text.training import BYTES, check_specials, learned
-from nabi.text.unigram import exact_definition
+from nabi.text.training import BYTES, SEEDS, check_specials, learned
+from nabi.text.unigram import settled_definition
 
 if TYPE_CHECKING:
     import tokenizers
@@ -27,7 +28,7 @@ _ARGUMENTS = {
     "BPE": (*_PAIRS, "max_token_length"),
     "WordPiece": _PAIRS,
     "WordLevel": ("min_frequency", "show_progress"),
-    "Unigram": ("initial_alphabet", "shrinking_factor", "unk_token", "max_piece_length", "n_sub_iterations", "show_progress"),
+    "Unigram": ("initial_alphabet", "seed_size", "shrinking_factor", "unk_token", "max_piece_length", "n_sub_iterations", "show_progress"),
 }
 
 
@@ -93,12 +94,13 @@ def retrained(
         import tokenizers
 
         built = tokenizers.Tokenizer.from_str(json.dumps(data))
-        learned(built, feed, cut, _trainer(kind, vocab_size, specials, arguments))
+        few = {"seed_size": SEEDS * vocab_size} if cut is not None and kind == "Unigram" else {}
+        learned(built, feed, cut, _trainer(kind, vocab_size, specials, {**few, **arguments}))
 
     fed = Feeder("BPE bytes" if kind == "BPE" and bytes_only else kind, _words(data), size_of(memory)).train(texts, learn)
     if around is not None:
         built.post_processor = _placed(around, built, names)
-    return Tokenizer(exact_definition(built), _files(tokenizer, names, new_special_tokens or ())), fed
+    return Tokenizer(settled_definition(built, len(specials)), _files(tokenizer, names, new_special_tokens or ())), fed
 
 
 def _specials(kind: str, added: list[dict[str, Any]], names: Mapping[str, str]) -> list[Any]:

@@ -1,8 +1,9 @@
 """Tokenizers trained from texts: byte-level BPE, WordPiece, Unigram and characters.
 
 The library ``tokenizers`` trains; ``feeding`` keeps the process under a memory bound while it does. Where the bound is not met, the result is that of the
-library's own call with the parts that ``untrained`` and ``trainer`` give. Unusual: the library's Unigram trainer sums its probabilities in an order that
-changes from call to call, so two of its own runs have the same pieces but scores with other last digits; the other three are the same each time.
+library's own call with the parts that ``untrained`` and ``trainer`` give. Unusual: two runs of the library's own Unigram trainer have the same pieces but other
+ids, which is settled here (``settled_definition``); of its WordPiece trainer they have almost the same pieces, for hashes decide between equal pairs. The
+other two are the same each time.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from nabi.errors import OptionError, TokenizerError, unknown
-from nabi.text.feeding import Fed, Feeder, Texts, size_of
+from nabi.text.feeding import Fed, Feeder, size_of
 from nabi.text.files import SETTINGS, Guard
+from nabi.text.reading import Texts
 from nabi.text.sketch import Words
 from nabi.text.tokenizer import Tokenizer
-from nabi.text.unigram import exact_definition
+from nabi.text.unigram import settled_definition
 
 if TYPE_CHECKING:
     import tokenizers
@@ -34,6 +36,7 @@ NEEDED = {"byte_bpe": (), "wordpiece": ("[UNK]",), "unigram": ("<unk>",), "chara
 WORDS: dict[str, Words] = {"byte_bpe": "classes", "wordpiece": "signs", "unigram": "spaces", "character": "texts"}
 MODELS = {"byte_bpe": "BPE bytes", "wordpiece": "WordPiece", "unigram": "Unigram", "character": "WordLevel"}
 BYTES = 256
+SEEDS = 10  # pieces of a token that Unigram begins with where memory is short: most of what it takes; 1,000,000 in all otherwise, as in the library
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def trained(texts: Texts, settings: TokenizerSettings | None = None, *, memory: 
     def learn(feed: Iterator[Any], cut: int | None) -> None:
         nonlocal built
         built = untrained(settings)
-        learned(built, feed, cut, trainer(settings))
+        learned(built, feed, cut, trainer(settings, bounded=cut is not None))
 
     fed = Feeder(MODELS[settings.kind], WORDS[settings.kind], size_of(memory)).train(texts, learn)
     size = built.get_vocab_size(with_added_tokens=True)
@@ -149,7 +152,7 @@ def trained(texts: Texts, settings: TokenizerSettings | None = None, *, memory: 
         what = "vocab_size is smaller than the alphabet of the texts and the special tokens"
         raise OptionError(what, value=settings.vocab_size, expected=f"{size} or more", fix=fix)
     finish(built, settings)
-    return Trained(Tokenizer(exact_definition(built), beside(settings)), settings, fed)
+    return Trained(Tokenizer(settled_definition(built, len(settings.specials)), beside(settings)), settings, fed)
 
 
 def untrained(settings: TokenizerSettings) -> tokenizers.Tokenizer:
@@ -187,8 +190,8 @@ def untrained(settings: TokenizerSettings) -> tokenizers.Tokenizer:
     return built
 
 
-def trainer(settings: TokenizerSettings) -> Any:
-    """The library's trainer."""
+def trainer(settings: TokenizerSettings, *, bounded: bool = False) -> Any:
+    """The library's trainer; ``bounded`` where memory is short."""
     from tokenizers import pre_tokenizers, trainers
 
     asked: dict[str, Any] = {"vocab_size": settings.vocab_size, "special_tokens": list(settings.specials), "show_progress": False}
@@ -201,6 +204,8 @@ def trainer(settings: TokenizerSettings) -> Any:
     if settings.kind == "wordpiece":
         return trainers.WordPieceTrainer(limit_alphabet=settings.limit_alphabet or 1000, **asked)
     if settings.kind == "unigram":
+        if bounded:
+            asked["seed_size"] = SEEDS * settings.vocab_size
         return trainers.UnigramTrainer(unk_token="<unk>", max_piece_length=settings.max_token_length or 16, **asked)
     return trainers.WordLevelTrainer(**asked)
 

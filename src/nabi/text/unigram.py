@@ -134,18 +134,54 @@ def _around(built: Any, names: Mapping[str, str], kind: str) -> Any:
     return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[(token, built.token_to_id(token)) for token in used])
 
 
+ROUNDED = 9  # decimals of a score: what is behind them differs from call to call
+STEP = 1e-4
+
+
 def exact_definition(built: tokenizers.Tokenizer) -> bytes:
     """The tokenizer.json of a tokenizer, with scores that the library reads back bit for bit, but for about one in a thousand.
 
     What the library writes itself comes back with another last bit more often, and a last bit decides between equally good segmentations.
     """
+    import tokenizers
+
+    if not isinstance(built.model, tokenizers.models.Unigram):
+        return built.to_str(pretty=True).encode("utf-8")
     definition = json.loads(built.to_str())
-    if definition["model"]["type"] != "Unigram":
-        return json.dumps(definition, ensure_ascii=False, indent=2).encode("utf-8")
     pieces = ",\n".join(f"[{json.dumps(piece, ensure_ascii=False)},{_digits(score)}]" for piece, score in definition["model"]["vocab"])
     definition["model"]["vocab"] = []
     # no text of the file holds this, for quotes are escaped in it
     return json.dumps(definition, ensure_ascii=False, separators=(",", ":")).replace('"vocab":[]', f'"vocab":[{pieces}]').encode("utf-8")
+
+
+def settled_definition(built: tokenizers.Tokenizer, specials: int) -> bytes:
+    """As ``exact_definition`` of a tokenizer that was just trained, the same each time.
+
+    The library's Unigram trainer adds its sums in an order that changes from call to call, so their last digits change, and lets a hash decide which of the
+    letters that are pieces only because they occur comes first: these get the least score and steps of a tenth of a thousandth above it. Here scores are
+    rounded, such letters get their scores by code point, and equal pieces are in the order of their text.
+
+    Args:
+        built: the tokenizer.
+        specials: how many pieces in front stay where they are.
+    """
+    import tokenizers
+
+    if not isinstance(built.model, tokenizers.models.Unigram):
+        return exact_definition(built)
+    definition = json.loads(built.to_str())
+    vocabulary = definition["model"]["vocab"]
+    pieces: list[tuple[str, float]] = [(piece, score) for piece, score in vocabulary[specials:]]
+    least = min((score for _, score in pieces), default=0.0)
+    kept = [piece for piece, score in pieces if len(piece) == 1 and _is_step(score - least)]
+    scores = dict(pieces) | dict(zip(sorted(kept), sorted(score for piece, score in pieces if piece in set(kept)), strict=True))
+    ordered = sorted(((round(score, ROUNDED), piece) for piece, score in scores.items()), key=lambda entry: (-entry[0], entry[1]))
+    definition["model"]["vocab"] = [*vocabulary[:specials], *([piece, score] for score, piece in ordered)]
+    return exact_definition(tokenizers.Tokenizer.from_str(json.dumps(definition)))
+
+
+def _is_step(above: float) -> bool:
+    return abs(above / STEP - round(above / STEP)) < 1e-6
 
 
 def _digits(score: float) -> str:

@@ -66,7 +66,7 @@ class Windows(Sequence[list[Row]]):
         Raises:
             TokenizerError: another tokenizer than the model's made the ids.
         """
-        return cls(model, shards.with_length(min(model.inputs.max_length, LONGEST)))
+        return cls(model, shards.with_length(min(model.task.window_length(model.inputs), LONGEST)))
 
     def __len__(self) -> int:
         return len(self.shards)

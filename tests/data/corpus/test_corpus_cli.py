@@ -14,6 +14,7 @@ import pytest
 from data.corpus.builds import ROOT, rows, text_of, tree
 from nabi import cli
 from nabi.corpus_cli import size_of
+from nabi.data.shards import TokenShards
 from nabi.errors import OptionError
 
 Call = Callable[..., tuple[int, str, str]]
@@ -113,3 +114,40 @@ assert not {"torch", "datatrove", "ray", "pandas", "transformers"} & set(sys.mod
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_corpus_is_written_as_token_shards(call: Call, tmp_path: Path) -> None:
+    assert call("build", "files", "--out", "corpus", "--workers", "1", "--log", "quiet")[0] == 0
+    written(tmp_path / "words")
+    code, out, err = call("shards", "corpus", "--tokenizer", "words", "--out", "shards", "--length", "64", "--file-tokens", "300", "--json")
+    told = json.loads(out)
+    assert code == 0 and out.count("\n") == 1 and told["documents"] == len(rows(tmp_path / "corpus")) and told["files"] > 1
+    assert told["windows"] == -(-told["tokens"] // 64) and (tmp_path / told["out"] / "manifest.json").is_file() and "documents" in err
+    ends = TokenShards.open(tmp_path / told["out"], length=10**6)[0].ids
+    assert int((ends == 0).sum()) == told["documents"]
+    code, out, err = call("shards", "corpus", "--tokenizer", "words", "--out", "shards", "--file-tokens", "300")
+    assert code == 0 and told["out"] in out and f"{told['tokens']:,} tokens" in out and err == ""  # nothing is tokenised again
+    named = json.loads(call("shards", "corpus", "--tokenizer", "words", "--out", "shards", "--end", "<unk>", "--json")[1])
+    assert named["out"] != told["out"]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("nothing",), "there is no such file or folder"), (("corpus/train.jsonl", "--end", "<gone>"), "no such token to end a document"),
+    (("corpus/train.jsonl", "--file-tokens", "0"), "file_tokens is 0"),
+    (("rows.csv",), "no column 'text'"),
+    (("corpus/train.jsonl", "--longest", "3"), "the document is too long"),
+])  # fmt: skip
+def test_shards_that_can_not_be_written_are_refused(call: Call, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "train.jsonl").write_text('{"text": "some words"}\n')
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    written(tmp_path / "words")
+    code, out, err = call("shards", *arguments, "--tokenizer", "words", "--out", "shards")
+    assert code == 2 and out == "" and words in err and not list(tmp_path.glob("shards/*/manifest.json"))
+
+
+def written(folder: Path) -> None:
+    """A tokenizer of bytes, whose end token is 0."""
+    from nabi.text.training import TokenizerSettings, train_tokenizer
+
+    train_tokenizer(["some words"], TokenizerSettings(vocab_size=259, special_tokens=("<|endoftext|>", "<unk>"))).save(folder)

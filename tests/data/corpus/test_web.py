@@ -266,3 +266,26 @@ def test_a_short_korean_page_is_freed_of_its_menu_where_the_default_keeps_it(tmp
     path.write_text(html(KOREAN_SENTENCES), encoding="utf-8")
     assert [d.text for d in read(path)[0]] == [KOREAN_SENTENCES]
     assert str(trafilatura.extract(html(KOREAN_SENTENCES), fast=True)).startswith("Home")
+
+
+def test_a_page_may_be_longer_than_the_text_that_is_kept(tmp_path: Path) -> None:
+    long = html(ENGLISH, head="<title>A &amp; B</title>" + "<meta name='x' content='y'>" * 60)
+    most = len(ENGLISH.encode()) + 20
+    assert len(long.encode()) > most
+    documents, trouble = crawled(tmp_path, INFO, record("http://a.b/1", http(long)), max_bytes=max(most, len(long.encode()) // 3))
+    assert [d.facts["title"] for d in documents] == ["A & B"] and not trouble.counts, "entities of a title are characters"
+
+
+def test_shift_jis_is_what_japanese_pages_mean_by_it(tmp_path: Path) -> None:
+    body = "①株式会社 " + "日本語の文章です。" * 12
+    documents, trouble = crawled(tmp_path, INFO, record("http://a.b/1", http(body.encode("cp932"), "text/plain; charset=Shift_JIS")))
+    assert [d.text for d in documents] == [body] and not trouble.counts
+
+
+def test_pages_that_name_their_encoding_in_xml_or_hold_a_nul_are_read(tmp_path: Path) -> None:
+    declared = '<?xml version="1.0" encoding="utf-8"?>' + html(ENGLISH)
+    nul = html(ENGLISH.replace(" ", " \0", 1))
+    kind = "application/xhtml+xml; charset=utf-8"
+    documents, trouble = crawled(tmp_path, INFO, record("http://a.b/1", http(declared, kind)), record("http://a.b/2", http(nul)))
+    assert [d.facts["url"] for d in documents] == ["http://a.b/1", "http://a.b/2"] and not trouble.counts
+    assert all("\0" not in d.text for d in documents)

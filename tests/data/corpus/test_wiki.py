@@ -165,3 +165,32 @@ def test_the_cleaner_s_time_is_linear_whatever_comes(piece: str) -> None:
     seconds(1000)
     # eight times as long: 8 if linear, 64 if quadratic; small times are noise
     assert seconds(160_000) < max(0.2, 24 * seconds(20_000))
+
+
+def test_a_text_over_the_limit_is_counted_though_its_wikitext_is_read(tmp_path: Path) -> None:
+    dump = written(tmp_path / "w.xml", SITE + page("Long", "word " * 300) + page("Good", "word " * 190) + "</mediawiki>")
+    documents, trouble = read(dump, max_bytes=1000)
+    assert [d.facts["title"] for d in documents] == ["Good"] and trouble.counts == {"too long": 1}
+
+
+def test_pages_before_a_break_are_given(tmp_path: Path) -> None:
+    dump = written(tmp_path / "w.xml", SITE + page("Whole", "text") + "<page><title>Half")
+    source, found = open_origin(Origin(str(dump))), []
+    with pytest.raises(DataError, match="breaks off"):
+        for unit in source.units(tmp_path):
+            found.extend(document.text for document in source.read(unit, Trouble()))
+    assert found == ["text"]
+
+
+def test_a_page_is_what_its_last_revision_says_it_is(tmp_path: Path) -> None:
+    old = "<revision><id>1</id><model>Scribunto</model><text>return 1</text></revision>"
+    new = "<revision><id>2</id><text>words</text></revision>"
+    dump = written(tmp_path / "w.xml", SITE + f"<page><title>A</title><ns>0</ns>{old}{new}</page></mediawiki>")
+    documents, trouble = read(dump)
+    assert [d.text for d in documents] == ["words"] and not trouble.counts
+
+
+def test_elements_may_bear_a_prefix(tmp_path: Path) -> None:
+    dump = '<w:mediawiki xmlns:w="http://www.mediawiki.org/xml/export-0.11/"><w:page><w:title>A</w:title><w:ns>0</w:ns>'
+    dump += "<w:revision><w:id>2</w:id><w:text>words</w:text></w:revision></w:page></w:mediawiki>"
+    assert [d.text for d in read(written(tmp_path / "w.xml", dump))[0]] == ["words"]
