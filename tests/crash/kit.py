@@ -12,6 +12,7 @@ import torch
 
 import nabi
 from nabi.model import Model
+from nabi.ranks import Ranks
 from nabi.tasks.text_classification import ClassificationSettings
 from nabi.training.loop import State
 from nabi.training.plan import Plan
@@ -24,7 +25,7 @@ GIVEN = {"data": "these rows"}
 WAIT = 20  # seconds that a rank waits for the others
 
 
-class Threads:
+class Threads(Ranks):
     """One of several processes, which are threads here."""
 
     def __init__(self, rank: int, world: int, board: list[Any], barrier: threading.Barrier) -> None:

@@ -17,10 +17,10 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 import nabi
 from crash.kit import GIVEN, Threads, found, model, moments, on_all, save, written
 from nabi.errors import CheckpointError, OptionError, StorageError
+from nabi.ranks import ALONE
 from nabi.training import manifest, saving
 from nabi.training.plan import Plan
 from nabi.training.runs import RunFolder
-from nabi.training.together import Alone, together
 from nabi.weights import dealt, read_tensors, shard_name
 from training.small import same, weights
 
@@ -232,7 +232,7 @@ def test_when_one_rank_fails_all_raise_and_the_old_checkpoint_stays(run: Path, t
 
     problems = on_all(WORLD, work)
     assert all(isinstance(problem, StorageError) and "No space left" in str(problem) for problem in problems), problems
-    assert ["said by rank 2" in str(problem) for problem in problems] == [True, True, False, True]
+    assert ["said by process 2" in str(problem) for problem in problems] == [True, True, False, True]
     assert [manifest.verified(ours / name).step for name in ("last", "previous")] == [20, 10]
     assert not [p for p in ours.iterdir() if p.name.startswith(".")]
 
@@ -244,8 +244,8 @@ def test_together_raises_the_same_kind_everywhere() -> None:
                 raise OptionError("no")
             return ranks.rank
 
-        return together(ranks, piece)
+        return ranks.together(piece)
 
     problems = on_all(3, work)
-    assert [type(problem) for problem in problems] == [OptionError] * 3 and "rank 1" in str(problems[0])
-    assert on_all(3, lambda ranks: together(ranks, lambda: ranks.rank * 2)) == [[0, 2, 4]] * 3 and together(Alone(), lambda: 5) == [5]
+    assert [type(problem) for problem in problems] == [OptionError] * 3 and "process 1" in str(problems[0])
+    assert on_all(3, lambda ranks: ranks.together(lambda: ranks.rank * 2)) == [[0, 2, 4]] * 3 and ALONE.together(lambda: 5) == [5]

@@ -40,8 +40,8 @@ def counted(real, ours, moment):
 def logged(path):
     log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     train, write = fitting.train, Save.write
-    def train_and_tell(*args):
-        for step in train(*args):
+    def train_and_tell(*args, **given):
+        for step in train(*args, **given):
             os.write(log, f"L {step.number} {step.loss.hex()}\\n".encode())
             yield step
     def write_and_tell(save, *args):

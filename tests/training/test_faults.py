@@ -240,11 +240,11 @@ def test_a_lock_whose_file_was_removed_in_between_is_taken_anew(tmp_path: Path) 
 def test_a_save_behind_training_that_fails_is_told_by_the_next_call(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, count = saving.Contents.write_weights, [0]
 
-    def full(self: Any, folder: Path, *args: int) -> None:
+    def full(self: Any, folder: Path, *args: int) -> Any:
         count[0] += 1
         if count[0] == 3:  # of the second checkpoint
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, folder, *args)
+        return real(self, folder, *args)
 
     monkeypatch.setattr(saving.Contents, "write_weights", full)
     with pytest.raises(StorageError, match="No space left on device"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import resource
 import signal
 import subprocess
@@ -218,12 +219,12 @@ def test_a_full_disk(moment: int, tokenizer: Path, tmp_path: Path, monkeypatch: 
     out = tmp_path / "out"
     real, count = saving.Contents.write_weights, [0]
 
-    def full(self: Any, folder: Path, *args: int) -> None:
+    def full(self: Any, folder: Path, *args: int) -> Any:
         count[0] += 1
         if count[0] > moment:
             (folder / "model.safetensors").write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        real(self, folder, *args)
+        return real(self, folder, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(saving.Contents, "write_weights", full)
@@ -312,14 +313,15 @@ def test_columns_are_part_of_it(tokenizer: Path, tmp_path: Path, monkeypatch: py
 def test_a_broken_state(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     broken_off(out, tokenizer, monkeypatch)
+    shutil.rmtree(out / "previous")  # or the run would go on from there
     for name in ("training.safetensors", "training.json"):
         whole = (out / "last" / name).read_bytes()
         (out / "last" / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(CheckpointError, match="can't be read|not valid JSON") as caught:
+        with pytest.raises(CheckpointError, match="no checkpoint of the run is whole") as caught:
             run(out, tokenizer, resume=True)
         assert caught.value.exit_code == 2
         (out / "last" / name).unlink()
-        with pytest.raises(CheckpointError, match="can't be read|no such file"):
+        with pytest.raises(CheckpointError, match="no checkpoint of the run is whole"):
             run(out, tokenizer, resume=True)
         (out / "last" / name).write_bytes(whole)
 

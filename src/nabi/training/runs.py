@@ -40,6 +40,7 @@ from nabi.weights import recover
 FORMAT = 1  # of training.json; the first one has no such field, and no manifest beside it
 _KEPT = re.compile(r"step-(\d{6,})")
 _DRAFT = re.compile(r"\.(.+)\.(?:new|old)-[0-9a-f]{8}")  # as atomic_folder names them
+_FILE = re.compile(r"\..+\.[0-9a-f]{8}")  # as files.whole does
 # how a run is saved and watched, not what it computes: a resumed run may have others
 _FREE = frozenset({"plan.save_every", "plan.keep_every", "plan.save_waits", "plan.spike", "plan.parallel", "plan.recompute"})
 
@@ -138,6 +139,9 @@ class RunFolder:
         left = [_DRAFT.fullmatch(path.name) for path in self.path.iterdir()]
         for name in {match[1] for match in left if match}:
             recover(self.path / name)
+        for path in self.path.iterdir():
+            if _FILE.fullmatch(path.name) and path.is_file():
+                path.unlink()
 
     @property
     def last(self) -> Path:
