@@ -149,7 +149,7 @@ def _launched(processes: int, command: Sequence[str]) -> int:
 
     code, errors = launch(processes, command)
     for error in errors:
-        click.echo(error, err=True)
+        _say(error)
     return code
 
 
@@ -576,31 +576,37 @@ def _print_json(value: Any) -> None:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
-    code, error = _run(lambda: cli.main(args=args, prog_name="nabi", standalone_mode=False))
-    if "NABI_OUTCOME" in os.environ:  # one of several processes, whose end is told once
+    said: list[str] = []
+    launched = "NABI_OUTCOME" in os.environ  # one of several processes, whose end is told once
+    code = _run(lambda: cli.main(args=args, prog_name="nabi", standalone_mode=False), said.append if launched else _say)
+    if launched:
         from nabi.training.launch import leave
 
-        sys.exit(leave(code, error))
-    if error:
-        click.echo(error, err=True)
+        code = leave(code, "\n".join(said))
     sys.exit(code)
 
 
-def _run(command: Callable[[], Any]) -> tuple[int, str]:
-    """The exit code, and what to say of an error."""
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+def _run(command: Callable[[], Any], say: Callable[[str], None] = _say) -> int:
+    """The exit code of a command; what went wrong is said."""
     try:
         command()
     except NabiError as error:
-        return error.exit_code, f"error: {error}"
+        say(f"error: {error}")
+        return error.exit_code
     except SystemExit as stop:
-        return (stop.code if isinstance(stop.code, int) else 1), ""
+        return stop.code if isinstance(stop.code, int) else 1
     except click.ClickException as error:
         error.show()
-        return 2, ""
+        return 2
     except (KeyboardInterrupt, click.Abort):
-        return 130, "stopped"
+        say("stopped")
+        return 130
     except BrokenPipeError:
         # the reader of our output went away (head, less); nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1, ""
-    return 0, ""
+        return 1
+    return 0

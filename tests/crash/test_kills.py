@@ -28,6 +28,13 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         yield found
 
 
+def wait_for_a_save(log: Path) -> None:
+    """Until a save has begun, or for as long as a few of them are apart."""
+    end = time.monotonic() + 2
+    while time.monotonic() < end and not (log.exists() and Log.read(log).saving):
+        time.sleep(0.001)
+
+
 def killed(processes: Runs, folder: Path, wanted: int, kills_of_a_run: int) -> None:
     """Kill runs ``wanted`` times, each run a few times, and look at what is left after every kill and at the end."""
     began = time.monotonic()
@@ -44,6 +51,8 @@ def killed(processes: Runs, folder: Path, wanted: int, kills_of_a_run: int) -> N
             pid = processes.start(out, plan, resume=True, log=log)
             if of_this < kills_of_a_run:
                 time.sleep(dice.uniform(0.05, 0.6) * usual)
+                if dice.random() < 0.4:  # saves take so little of the time that some kills wait for one to begin
+                    wait_for_a_save(log)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             code = processes.wait()
