@@ -19,7 +19,7 @@ from nabi.errors import DataError, OptionError
 zstandard = pytest.importorskip("zstandard")
 HEAD = b"text,label\n"
 CSV = HEAD + b"good,1\nbad,0\n" * 50
-PACKED, ZSTD = gzip.compress(CSV), zstandard.compress(CSV)
+PACKED, ZSTD = gzip.compress(CSV, mtime=0), zstandard.compress(CSV)
 DAMAGED = PACKED[:20] + b"\xff\xff\xff\xff" + PACKED[24:]
 
 
