@@ -175,6 +175,8 @@ def _join() -> None:
         store: Store = _own_store(rank, world)
     else:
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=rank == 0, timeout=LONGEST)
+    if torch.cuda.is_available():  # what NCCL exchanges lies on the current device
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST)
     atexit.register(dist.destroy_process_group)

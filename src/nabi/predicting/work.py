@@ -22,7 +22,7 @@ from typing import Any
 
 from nabi import cache
 from nabi.errors import OptionError, StorageError
-from nabi.files import whole
+from nabi.files import sync, whole
 from nabi.weights.files import locked
 
 
@@ -237,11 +237,7 @@ def synchronise(folder: Path) -> None:
         StorageError: that failed.
     """
     try:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(folder)
     except OSError as problem:
         raise StorageError(f"{folder} could not be written: {problem}") from problem
 
