@@ -158,7 +158,8 @@ def fit(
             "options": dict(options or {}), "settings": to_dict(wanted), "lora": to_dict(lora), "base": base and str(base),
             "family": family, "size": to_dict(size) if family else None, "windows": data.length if isinstance(data, TokenShards) else None,
         }  # fmt: skip
-        ranks.agree({**given, "plan": to_dict(plan), "out": out and str(out), "torch": torch.__version__, "nabi's code": code()})
+        settings_of_plan = {f"plan.{name}": value for name, value in to_dict(plan).items()}
+        ranks.agree({**given, **settings_of_plan, "out": out and str(out), "torch": torch.__version__, "nabi's code": code()})
         state: State | None = None
         if folder and resume and folder.finished:
             raise OptionError("this run is over", value=str(out), fix="load it, or begin a new run in another folder")

@@ -11,7 +11,7 @@ import torch
 
 import nabi
 import nabi.training.loop
-from nabi import Plan
+from nabi import Plan, adapters
 from nabi.batch import Row
 from nabi.cli import cli
 from nabi.fitting import _set_dropout as set_dropout
@@ -45,7 +45,19 @@ def pretrained(tokenizer: str, plan: Plan, dropout: float) -> tuple[Model, Feed]
     return built, feed_of(built, pairs, plan)
 
 
-MODELS = {"classifier": classifier, "pretraining": pretrained}
+def adapted(tokenizer: str, plan: Plan, dropout: float) -> tuple[Model, Feed]:
+    """The classifier with a frozen body and adapters that change something."""
+    built, feed = classifier(tokenizer, plan, dropout)
+    adapters.adapt(built, nabi.Lora(rank=2), "nowhere")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if ".lora." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * WIDE / 4)
+    return built, feed
+
+
+MODELS = {"classifier": classifier, "pretraining": pretrained, "adapters": adapted}
 
 
 def one_gradient(ranks: Ranks, tokenizer: str, kind: str, plan: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +69,9 @@ def one_gradient(ranks: Ranks, tokenizer: str, kind: str, plan: dict[str, Any]) 
     class Watched(Optimizer):
         def step(self, rate: float, norm: float) -> None:
             for name, p in self.model.named_parameters():
-                assert p.grad is not None
+                assert (p.grad is not None) == p.requires_grad
+                if p.grad is None:
+                    continue
                 found[name] = whole(p.grad.to_dense() if p.grad.is_sparse else p.grad).clone()
 
     nabi.training.loop.Optimizer = Watched  # type: ignore[misc]
@@ -172,3 +186,13 @@ def every_cell(ranks: Ranks, tokenizer: str) -> dict[str, float]:
             gaps = {n: float((x - seen["alone"][n]).abs().max()) / largest for n, x in seen[name].items()}
             found[f"{family}, {task}, {name}"] = max(gaps.values())
     return found
+
+
+def fitted_differently(ranks: Ranks, tokenizer: str) -> str:
+    """Each process was given another plan."""
+    given: dict[str, Any] = {"family": "bert", "size": SIZE, "tokenizer": tokenizer, "progress": Progress("none")}
+    try:
+        nabi.fit("text_classification", rows(20), plan=Plan(steps=2, batch=4 + ranks.rank), **given)
+    except nabi.NabiError as error:
+        return str(error)
+    return "trained"

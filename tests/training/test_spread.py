@@ -27,7 +27,7 @@ def gap(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-@pytest.mark.parametrize("kind", ["classifier", "pretraining"])
+@pytest.mark.parametrize("kind", ["classifier", "pretraining", "adapters"])
 def test_the_gradient_is_the_same_however_the_rows_are_shared(kind: str, tokenizer: Path, together: Together) -> None:
     whole = together("one_gradient", 1, tokenizer=str(tokenizer), kind=kind, plan={**PLAN, "tokens": 100000})[0]
     assert whole["micro"] == 1 and max(float(x.abs().max()) for x in whole["gradient"].values()) > 1e-2
@@ -121,3 +121,8 @@ def test_processes_that_were_given_other_things_are_told_which(together: Togethe
     for told in together("disagreed", 3, facts=facts):
         assert "data is 'a' in processes 0, 2; 'b' in process 1" in told and "version" not in told.partition("Start all")[0]
     assert together("disagreed", 2, facts=facts[::2]) == ["agreed", "agreed"]
+
+
+def test_a_run_whose_processes_have_other_plans_is_refused_by_all(tokenizer: Path, together: Together) -> None:
+    for told in together("fitted_differently", 2, tokenizer=str(tokenizer)):
+        assert "plan.batch is 4 in process 0; 5 in process 1" in told and "plan.steps" not in told
