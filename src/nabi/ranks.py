@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import datetime as dt
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -137,14 +138,11 @@ class Group(Ranks):
         return dict(zip(names, numbers.tolist(), strict=True))
 
     def meet(self) -> None:
-        seconds = float(os.environ.get("NABI_PREFLIGHT", PATIENCE))
         try:
-            dist.monitored_barrier(self.group, dt.timedelta(seconds=seconds), wait_all_ranks=True)
+            dist.monitored_barrier(self.group, _patience(), wait_all_ranks=True)
         except RuntimeError as problem:
-            raise TrainingError(
-                f"not every process of the {self.world} came within {seconds:g} s, says process {self.rank}: {str(problem).partition(chr(10))[0]} "
-                "Look at what those are doing; NABI_PREFLIGHT=SECONDS waits longer."
-            ) from None
+            found = re.search(r"[Rr]anks? ((?:\d+(?:, )?)+) failed", str(problem))
+            raise _missed(self.world, [int(rank) for rank in found[1].split(",")] if found else []) from None
 
     def another(self) -> Ranks:  # gloo, whatever the others talk through
         return Group(dist.new_group(backend="gloo", timeout=LONGEST))
@@ -166,33 +164,58 @@ def found() -> Ranks:
     return ranks
 
 
+def _patience() -> dt.timedelta:
+    text = os.environ.get("NABI_PREFLIGHT", str(PATIENCE))
+    try:
+        return dt.timedelta(seconds=float(text))
+    except ValueError:
+        raise OptionError("NABI_PREFLIGHT is no number", value=text, expected="seconds, such as 60") from None
+
+
+def _missed(world: int, missing: list[int], why: str = "") -> TrainingError:
+    who = f"{_those(missing)} of {world}" if missing else f"some of {world} processes"
+    return TrainingError(f"{who} did not come within {_patience().total_seconds():g} s{why}. Look at what they are doing; NABI_PREFLIGHT=SECONDS waits longer.")
+
+
 def _join() -> None:
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise OptionError("WORLD_SIZE is set, but not what belongs to it", value=", ".join(missing), fix="start with torchrun, or unset WORLD_SIZE")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        store: Store = _own_store(rank, world)
-    else:
-        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=rank == 0, timeout=LONGEST)
+    store = _store(rank, world)
+    every = [f"nabi/here/{other}" for other in range(world)]
+    store.set(every[rank], "yes")
+    try:
+        try:
+            store.wait(every, _patience())
+        except dist.DistStoreError:
+            raise _missed(world, [other for other, key in enumerate(every) if not store.check([key])]) from None
+    except dist.DistNetworkError:
+        raise _missed(world, [], ", and process 0 has given up") from None
     if torch.cuda.is_available():  # what NCCL exchanges lies on the current device
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST)
-    atexit.register(dist.destroy_process_group)
+    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
 
 
-def _own_store(rank: int, world: int) -> Store:
-    """A store for this attempt alone; the agent's only tells where it is."""
-    agent = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=LONGEST)
-    key = f"nabi/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    if rank == 0:
-        host = socket.gethostname() if os.environ.get("LOCAL_WORLD_SIZE") != str(world) else "127.0.0.1"
-        store = TCPStore(host, 0, world, is_master=True, timeout=LONGEST, wait_for_workers=False)
-        agent.set(key, f"{host}:{store.port}")
-        return store
-    host, _, port = agent.get(key).decode().rpartition(":")
-    return TCPStore(host, int(port), world, is_master=False, timeout=LONGEST, wait_for_workers=False)
+def _store(rank: int, world: int) -> Store:
+    """Where the processes find each other: under torchrun one for this attempt alone, of which the agent's tells where it is."""
+    try:
+        given = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return TCPStore(*given, world, is_master=rank == 0, timeout=_patience(), wait_for_workers=False)
+        agent = TCPStore(*given, is_master=False, timeout=_patience())
+        key = f"nabi/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        if rank == 0:
+            host = socket.gethostname() if os.environ.get("LOCAL_WORLD_SIZE") != str(world) else "127.0.0.1"
+            store = TCPStore(host, 0, world, is_master=True, timeout=LONGEST, wait_for_workers=False)
+            agent.set(key, f"{host}:{store.port}")
+            return store
+        host, _, port = agent.get(key).decode().rpartition(":")
+        return TCPStore(host, int(port), world, is_master=False, timeout=LONGEST, wait_for_workers=False)
+    except (dist.DistStoreError, dist.DistNetworkError) as problem:
+        raise _missed(world, [0] if rank else [], f" ({str(problem).partition(chr(10))[0]})") from None
 
 
 def _grouped(values: list[Any]) -> list[tuple[Any, list[int]]]:

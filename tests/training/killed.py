@@ -1,8 +1,8 @@
 """Runs in processes of their own, to be killed: a server imports once, then forks for each of them; each leaves a log of what it did, line by line.
 
-    L step loss    an update was done, the loss in hexadecimal
-    S step         the checkpoint of that step is begun
-    E step         and is on the disk
+L step loss    an update was done, the loss in hexadecimal
+S step         the checkpoint of that step is begun
+E step         and is on the disk
 """
 
 from __future__ import annotations

@@ -309,4 +309,3 @@ def test_too_little_room_is_noticed_before_anything_is_written(tokenizer: Path, 
         with pytest.raises(StorageError, match=r"last could not be written \(it takes [\d,]+ bytes\): not begun, only 5,000 bytes are free"):
             run(tmp_path / "out", tokenizer)
     assert list((tmp_path / "out").iterdir()) == []
-

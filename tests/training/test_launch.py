@@ -107,3 +107,12 @@ def test_what_was_typed_wrongly_is_said_once_and_not_tried_again(folder: Path) -
     launcher = begun("nabi", *words(folder, "wrong", data="nothing.jsonl"), "--processes", "2")
     _, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 2 and err.count("error:") == 1 and "nothing.jsonl" in err and not (folder / "wrong").exists()
+
+
+def test_a_folder_that_is_not_empty_is_refused_once(folder: Path) -> None:
+    (folder / "full").mkdir()
+    (folder / "full" / "mine.txt").write_text("mine")
+    launcher = begun("nabi", *words(folder, "full"), "--processes", "2")
+    _, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 2 and err.count("error:") == 1 and "the output folder is not empty" in err
+    assert [path.name for path in (folder / "full").iterdir()] == ["mine.txt"]

@@ -35,7 +35,6 @@ PLAN = Plan(steps=40, batch=8, learning_rate=1e-2, weight_decay=0.0, evaluate_ev
 TASKS = {family: "text_classification" if (family, "text_classification") in CELLS else "summarization" for family in FAMILIES}
 
 
-
 def readings(built: Model) -> list[Any]:
     return list(built.readings(encoded(built), built.options()))
 

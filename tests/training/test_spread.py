@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from nabi import ranks
 from training.small import same
 from training.together import Together
 
@@ -112,8 +113,14 @@ def test_recomputing_gives_the_same_bits(tokenizer: Path, together: Together) ->
 
 
 def test_one_that_does_not_come_is_named(together: Together) -> None:
-    first, *_ = together("met_late", 3, late=2, seconds=21)
-    assert "not every process of the 3 came within 20 s" in first and "2" in first.partition("says process 0")[2]
+    assert ranks.PATIENCE == 20.0
+    soon = {"NABI_PREFLIGHT": "3"}
+    first, *_ = together("met_late", 3, late=2, seconds=5, environment=soon)
+    assert "process 2 of 3 did not come within 3 s" in first
+    first, second, _ = together("met_late", 3, late=1, seconds=0, environment=soon, absent=[2])  # it never began
+    assert "process 2 of 3 did not come within 3 s" in first and "did not come within 3 s" in second
+    assert "process 0 of 2 did not come within 3 s" in together("met_late", 2, late=1, seconds=0, environment=soon, absent=[0])[1]
+    assert together("met_late", 2, late=1, seconds=1, environment=soon) == ["met", "met"]
 
 
 def test_processes_that_were_given_other_things_are_told_which(together: Together) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,19 @@ class Together:
             [sys.executable, "-m", "training.together"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
         )
 
-    def begin(self, job: str, world: int, **given: Any) -> tuple[Path, list[int]]:
+    def begin(self, job: str, world: int, absent: Sequence[int] = (), environment: Mapping[str, str] | None = None, **given: Any) -> tuple[Path, list[int]]:
         """Begin a job; the folder of its results and the process ids."""
         assert self.server.stdin is not None
         self.count += 1
         out = self.folder / f"job{self.count}"
         out.mkdir(parents=True)
-        self.server.stdin.write(json.dumps({"job": job, "world": world, "given": given, "out": str(out), "port": free_port()}) + "\n")
+        order = {"job": job, "world": world, "given": given, "out": str(out), "port": free_port(), "absent": list(absent), "env": dict(environment or {})}
+        self.server.stdin.write(json.dumps(order) + "\n")
         self.server.stdin.flush()
         return out, json.loads(self._line())
 
     def end(self, out: Path, world: int) -> list[Any]:
-        """What each process returned; the exit code of one that returned nothing."""
+        """What each process returned; the exit code of one that returned nothing, the error of one that could not join, None for one that was absent."""
         codes = json.loads(self._line())
         return [torch.load(out / f"{rank}.pt") if (out / f"{rank}.pt").exists() else codes[rank] for rank in range(world)]
 
@@ -68,12 +70,19 @@ class Together:
 
 
 def _child(order: dict[str, Any], rank: int) -> None:
+    os.environ.update(order["env"])
     os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(order["world"]), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(order["port"])})
     from nabi import ranks
+    from nabi.errors import NabiError
     from training import jobs
 
     try:
-        found = getattr(jobs, order["job"])(ranks.found(), **order["given"])
+        try:
+            group = ranks.found()
+        except NabiError as error:
+            found = str(error)
+        else:
+            found = getattr(jobs, order["job"])(group, **order["given"])
         draft = Path(order["out"]) / f"draft{rank}"
         torch.save(found, draft)
         draft.rename(Path(order["out"]) / f"{rank}.pt")
@@ -93,6 +102,8 @@ def _serve() -> None:
     for line in sys.stdin:
         order, pids = json.loads(line), []
         for rank in range(order["world"]):
+            if rank in order["absent"]:
+                continue
             pid = os.fork()
             if pid == 0:
                 _child(order, rank)
@@ -109,7 +120,8 @@ def _serve() -> None:
                             if other not in codes:
                                 os.kill(other, signal.SIGKILL)
             time.sleep(0.01)
-        print(json.dumps([codes[pid] for pid in pids]), file=answers, flush=True)
+        ended = iter(codes[pid] for pid in pids)
+        print(json.dumps([None if rank in order["absent"] else next(ended) for rank in range(order["world"])]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
