@@ -57,7 +57,7 @@ def launch(processes: int, command: Sequence[str], restarts: int = RESTARTS) -> 
             del os.environ[OUTCOME]
         ends = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(Path(folder).glob("end-*.json"))]
     errors = list(dict.fromkeys(end["error"] for end in ends if end["error"]))
-    own = [error for error in errors if not re.search(r"\(said by process \d+\)$", error)]  # the others only pass on what one of them said
+    own = [error for error in errors if not re.search(r"\(said by process \d+\)\.?$", error)]  # the others only pass on what one of them said
     errors = own or errors
     return failed or max((end["code"] for end in ends), default=1), errors
 
