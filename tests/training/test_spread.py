@@ -111,6 +111,13 @@ def test_recomputing_gives_the_same_bits(tokenizer: Path, together: Together) ->
     assert kept["losses"] == again["losses"] and same(kept["weights"], again["weights"])
 
 
+def test_all_stop_at_the_step_at_which_one_was_asked_to(tokenizer: Path, together: Together) -> None:
+    plan = {**PLAN, "steps": 4}
+    for who in (0, 1):
+        assert together("asked_to_stop", 2, tokenizer=str(tokenizer), plan=plan, who=who, at=3) == [[False, False, True, False]] * 2
+    assert together("asked_to_stop", 2, tokenizer=str(tokenizer), plan=plan, who=2, at=3) == [[False] * 4] * 2  # the control: nobody
+
+
 def test_one_that_does_not_come_is_named(together: Together) -> None:
     first, *_ = together("met_late", 3, late=2, seconds=21)
     assert "not every process of the 3 came within 20 s" in first and "2" in first.partition("says process 0")[2]
