@@ -24,6 +24,7 @@ from nabi.data import read_table, stream_table
 from nabi.errors import DataError, InputError, OptionError, StorageError, UserError, WorkError
 from nabi.model import CHUNK, Model
 from nabi.predicting import predict_file, running
+from nabi.predicting.source import Reader, Source
 from nabi.predicting.work import Work
 from nabi.progress import Telling
 from nabi.tasks.question_answering import AnsweringSettings
@@ -258,14 +259,23 @@ def test_rows_in_memory_that_changed_are_refused(run: Callable[..., Any], rows: 
     assert run(table).resumed == 2 * PART
 
 
-@pytest.mark.parametrize("change", ["written to", "gone", "cut off"])
+@pytest.mark.parametrize("change", ["written to", "gone", "cut off", "other bytes, as many", "another file of this size and time"])
 def test_a_file_that_changes_meanwhile_stops_the_run(change: str, run: Callable[..., Any], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, commit = rows.read_bytes(), Work.commit
 
     def changing(self: Work, number: int, facts: dict[str, Any]) -> None:
         commit(self, number, facts)
-        if number == 1:
-            rows.unlink() if change == "gone" else rows.write_bytes(content + b"\n" if change == "written to" else content[: len(content) // 2])
+        if number != 1:
+            return
+        if change == "gone":
+            rows.unlink()
+        elif change == "another file of this size and time":
+            was, other = rows.stat(), rows.with_suffix(".new")
+            other.write_bytes(content.replace(b"a", b"e"))
+            os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+            other.replace(rows)
+        else:
+            rows.write_bytes({"written to": content + b"\n", "cut off": content[: len(content) // 2]}.get(change, content.replace(b"a", b"e")))
 
     with monkeypatch.context() as patch:
         patch.setattr(Work, "commit", changing)
@@ -274,6 +284,14 @@ def test_a_file_that_changes_meanwhile_stops_the_run(change: str, run: Callable[
     assert len(Work(tmp_path / "out.jsonl").folder.joinpath("journal.jsonl").read_text().splitlines()) == 2
     rows.write_bytes(content)
     assert run().resumed == 2 * PART
+
+
+def test_parts_are_read_in_any_order(rows: Path) -> None:
+    table = list(read_table(rows))
+    for source in (Source(rows), Source(table)):
+        reader = Reader(source, PART)
+        for number in (0, 1, 3, 1, 1, 4, 5, 0, 2):
+            assert [row for _, row in reader.part(number)] == table[number * PART : (number + 1) * PART], number
 
 
 def test_every_failure_of_a_write_is_told_and_gone_on_from(
