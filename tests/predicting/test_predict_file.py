@@ -213,6 +213,16 @@ def test_what_is_damaged_is_answered_again(
     assert said == (damage in ("a flipped byte", "cut off", "gone"))
 
 
+def test_a_journals_line_that_was_cut_off_spoils_none_behind_it(run: Callable[..., Any], wanted: bytes, tmp_path: Path, answered: list[int]) -> None:
+    stopped(run, after=2)
+    with (tmp_path / ".out.jsonl.work" / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"part": 2, "rows')
+    stopped(run, after=4)
+    answered.clear()
+    run()
+    assert answered == [4] and (tmp_path / "out.jsonl").read_bytes() == wanted
+
+
 def test_a_part_that_is_damaged_at_the_end_is_not_joined(
     run: Callable[..., Any], wanted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
