@@ -258,15 +258,25 @@ def test_another_job_is_refused_and_says_what_differs(run: Callable[..., Any], r
     assert run(fresh=True).resumed == 0
 
 
-def test_rows_in_memory_that_changed_are_refused(run: Callable[..., Any], rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("after", [2, 5], ids=["in the middle", "when all were answered"])
+def test_rows_in_memory_that_changed_are_refused(after: int, run: Callable[..., Any], rows: Path, tmp_path: Path) -> None:
     table = list(read_table(rows))
-    stopped(run, source=table)
-    for place in (3, 70):
+    stopped(run, after, source=table)
+    for place in (3, after * PART - 30):
         changed = [dict(row) for row in table]
         changed[place]["text"] = "dull"
         with pytest.raises(DataError, match="the rows are not those that were answered before: 'part " + str(place // PART)):
             run(changed)
-    assert run(table).resumed == 2 * PART
+    assert run(table).resumed == min(after * PART, COUNT)
+
+
+def test_rows_in_memory_that_changed_behind_a_part_that_is_answered_again_are_refused(run: Callable[..., Any], rows: Path, tmp_path: Path) -> None:
+    table = list(read_table(rows))
+    stopped(run, after=3, source=table)
+    (tmp_path / ".out.jsonl.work" / "parts" / "00001.jsonl").unlink()
+    table[2 * PART] = {**table[2 * PART], "text": "dull"}
+    with pytest.raises(DataError, match="the rows are not those that were answered before: 'part 2"):
+        run(table)
 
 
 @pytest.mark.parametrize("change", ["written to", "gone", "cut off", "other bytes, as many", "another file of this size and time"])
