@@ -523,6 +523,13 @@ def test_what_goes_wrong_in_a_worker_is_told_as_it_was_raised(folder: Path, rows
         predict_file(folder, rows, tmp_path / "out.jsonl", part=PART, processes=2)
 
 
+def test_a_worker_that_finds_another_model_answers_nothing(folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "digest_of_model", lambda model: "of the model that was there when the run was begun")
+    with pytest.raises(DataError, match="the model was changed while it was in use"):
+        predict_file(folder, rows, tmp_path / "out.jsonl", part=PART, processes=2)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_part_that_loses_two_workers_ends_the_run(folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = pool.Worker.order
 
