@@ -93,6 +93,18 @@ def test_a_run_goes_on_from_any_number_of_processes(changed: dict[str, Any], tok
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_layers_that_thaw_on_the_way_learn_from_all_processes(parallel: str, tokenizer: Path, together: Together) -> None:
+    given: dict[str, Any] = {"tokenizer": str(tokenizer), "to": 13}
+    plan = {**PLAN, "unfreeze": 1, "batch": 16}  # three steps an epoch, four groups: the last thaws at step 10
+    alone = together("some_steps", 1, plan=plan, **given)[0]
+    both = together("some_steps", 2, plan={**plan, "parallel": parallel}, **given)
+    assert same(both[0]["weights"], both[1]["weights"])
+    assert max(abs(a - b) for a, b in zip(both[0]["losses"], alone["losses"], strict=True)) <= 2e-6
+    thawed = together("some_steps", 1, plan={**plan, "unfreeze": 0}, **given)[0]  # the control
+    assert max(abs(a - b) for a, b in zip(thawed["losses"], alone["losses"], strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_with_dropout_a_group_that_goes_on_is_the_unbroken_one(parallel: str, tokenizer: Path, together: Together, tmp_path: Path) -> None:
     given: dict[str, Any] = {"tokenizer": str(tokenizer), "dropout": 0.2, "plan": {**PLAN, "parallel": parallel}}
     unbroken = together("some_steps", 2, to=20, **given)[0]
