@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,31 @@ def test_together_raises_the_same_kind_everywhere() -> None:
     problems = on_all(3, work)
     assert [type(problem) for problem in problems] == [OptionError] * 3 and "process 1" in str(problems[0])
     assert on_all(3, lambda ranks: ranks.together(lambda: ranks.rank * 2)) == [[0, 2, 4]] * 3 and ALONE.together(lambda: 5) == [5]
+
+
+def test_together_gives_another_problem_than_nabis_its_place_and_a_kind_that_the_command_knows() -> None:
+    def piece(rank: int) -> int:
+        if rank == 1:
+            raise ZeroDivisionError("by zero")
+        return rank
+
+    first, second = on_all(2, lambda ranks: ranks.together(lambda: piece(ranks.rank)))
+    assert type(first) is StorageError and "ZeroDivisionError('by zero') (said by process 1)" in str(first) and type(second) is ZeroDivisionError
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_in_turn_the_others_begin_when_the_first_has_ended_even_if_it_failed(fails: bool) -> None:
+    told: list[str] = []
+
+    def piece(rank: int) -> int:
+        told.append(f"{rank} begins")
+        if rank == 0:
+            time.sleep(0.2)
+            told.append("0 ends")
+            if fails:
+                raise OptionError("no")
+        return rank
+
+    first, *others = on_all(3, lambda ranks: ranks.in_turn(lambda: piece(ranks.rank)))
+    assert told[:2] == ["0 begins", "0 ends"] and sorted(told[2:]) == ["1 begins", "2 begins"]
+    assert others == [1, 2] and (isinstance(first, OptionError) if fails else first == 0)

@@ -24,6 +24,7 @@ from nabi.data import read_table, stream_table
 from nabi.errors import DataError, InputError, OptionError, StorageError, UserError, WorkError
 from nabi.model import CHUNK, Model
 from nabi.predicting import predict_file, running
+from nabi.predicting.source import Reader, Source
 from nabi.predicting.work import Work
 from nabi.progress import Telling
 from nabi.tasks.question_answering import AnsweringSettings
@@ -212,6 +213,16 @@ def test_what_is_damaged_is_answered_again(
     assert said == (damage in ("a flipped byte", "cut off", "gone"))
 
 
+def test_a_journals_line_that_was_cut_off_spoils_none_behind_it(run: Callable[..., Any], wanted: bytes, tmp_path: Path, answered: list[int]) -> None:
+    stopped(run, after=2)
+    with (tmp_path / ".out.jsonl.work" / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"part": 2, "rows')
+    stopped(run, after=4)
+    answered.clear()
+    run()
+    assert answered == [4] and (tmp_path / "out.jsonl").read_bytes() == wanted
+
+
 def test_a_part_that_is_damaged_at_the_end_is_not_joined(
     run: Callable[..., Any], wanted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,25 +258,44 @@ def test_another_job_is_refused_and_says_what_differs(run: Callable[..., Any], r
     assert run(fresh=True).resumed == 0
 
 
-def test_rows_in_memory_that_changed_are_refused(run: Callable[..., Any], rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("after", [2, 5], ids=["in the middle", "when all were answered"])
+def test_rows_in_memory_that_changed_are_refused(after: int, run: Callable[..., Any], rows: Path, tmp_path: Path) -> None:
     table = list(read_table(rows))
-    stopped(run, source=table)
-    for place in (3, 70):
+    stopped(run, after, source=table)
+    for place in (3, after * PART - 30):
         changed = [dict(row) for row in table]
         changed[place]["text"] = "dull"
         with pytest.raises(DataError, match="the rows are not those that were answered before: 'part " + str(place // PART)):
             run(changed)
-    assert run(table).resumed == 2 * PART
+    assert run(table).resumed == min(after * PART, COUNT)
 
 
-@pytest.mark.parametrize("change", ["written to", "gone", "cut off"])
+def test_rows_in_memory_that_changed_behind_a_part_that_is_answered_again_are_refused(run: Callable[..., Any], rows: Path, tmp_path: Path) -> None:
+    table = list(read_table(rows))
+    stopped(run, after=3, source=table)
+    (tmp_path / ".out.jsonl.work" / "parts" / "00001.jsonl").unlink()
+    table[2 * PART] = {**table[2 * PART], "text": "dull"}
+    with pytest.raises(DataError, match="the rows are not those that were answered before: 'part 2"):
+        run(table)
+
+
+@pytest.mark.parametrize("change", ["written to", "gone", "cut off", "other bytes, as many", "another file of this size and time"])
 def test_a_file_that_changes_meanwhile_stops_the_run(change: str, run: Callable[..., Any], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, commit = rows.read_bytes(), Work.commit
 
     def changing(self: Work, number: int, facts: dict[str, Any]) -> None:
         commit(self, number, facts)
-        if number == 1:
-            rows.unlink() if change == "gone" else rows.write_bytes(content + b"\n" if change == "written to" else content[: len(content) // 2])
+        if number != 1:
+            return
+        if change == "gone":
+            rows.unlink()
+        elif change == "another file of this size and time":
+            was, other = rows.stat(), rows.with_suffix(".new")
+            other.write_bytes(content.replace(b"a", b"e"))
+            os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+            other.replace(rows)
+        else:
+            rows.write_bytes({"written to": content + b"\n", "cut off": content[: len(content) // 2]}.get(change, content.replace(b"a", b"e")))
 
     with monkeypatch.context() as patch:
         patch.setattr(Work, "commit", changing)
@@ -274,6 +304,14 @@ def test_a_file_that_changes_meanwhile_stops_the_run(change: str, run: Callable[
     assert len(Work(tmp_path / "out.jsonl").folder.joinpath("journal.jsonl").read_text().splitlines()) == 2
     rows.write_bytes(content)
     assert run().resumed == 2 * PART
+
+
+def test_parts_are_read_in_any_order(rows: Path) -> None:
+    table = list(read_table(rows))
+    for source in (Source(rows), Source(table)):
+        reader = Reader(source, PART)
+        for number in (0, 1, 3, 1, 1, 4, 5, 0, 2):
+            assert [row for _, row in reader.part(number)] == table[number * PART : (number + 1) * PART], number
 
 
 def test_every_failure_of_a_write_is_told_and_gone_on_from(
@@ -483,6 +521,13 @@ def test_what_goes_wrong_in_a_worker_is_told_as_it_was_raised(folder: Path, rows
     rows.write_bytes(rows.read_bytes() + b'{"id": 1, "text": 5}\n')
     with pytest.raises(UserError, match="rows.jsonl, line 231 has no text: 5"):
         predict_file(folder, rows, tmp_path / "out.jsonl", part=PART, processes=2)
+
+
+def test_a_worker_that_finds_another_model_answers_nothing(folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "digest_of_model", lambda model: "of the model that was there when the run was begun")
+    with pytest.raises(DataError, match="the model was changed while it was in use"):
+        predict_file(folder, rows, tmp_path / "out.jsonl", part=PART, processes=2)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_part_that_loses_two_workers_ends_the_run(folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,15 @@ def some_steps(ranks: Ranks, tokenizer: str, plan: dict[str, Any], to: int, stat
     return {"losses": losses, "weights": weights(built), "optimizer": optimizer, "step": to, "shares": [len(share) for share in shares]}
 
 
+def asked_to_stop(ranks: Ranks, tokenizer: str, plan: dict[str, Any], who: int, at: int) -> list[bool]:
+    """One process is asked to stop before an update; what each step says of it."""
+    made, stops = Plan(**plan), list[bool]()
+    built, feed = classifier(tokenizer, made, 0.0)
+    for step in train(built, feed, made, ranks=ranks, asked=lambda: ranks.rank == who and len(stops) + 1 == at):
+        stops.append(step.stop)
+    return stops
+
+
 def met_late(ranks: Ranks, late: int, seconds: float) -> str:
     """One process is busy elsewhere when the others meet."""
     if ranks.rank == late:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import math
@@ -235,6 +236,33 @@ def test_a_lock_whose_file_was_removed_in_between_is_taken_anew(tmp_path: Path) 
         Lock(tmp_path).take()
     second.release()
     os.close(handle)
+
+
+def test_a_lock_whose_file_goes_between_opening_and_locking_it_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, real = Lock(tmp_path), Lock(tmp_path), fcntl.flock
+    first.take()
+
+    def late(handle: int, how: int) -> None:
+        first.release()
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second.take()
+    with pytest.raises(OptionError, match="another run"):
+        Lock(tmp_path).take()
+    second.release()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_leaves_the_file_of_the_run_that_came_after_it(tmp_path: Path) -> None:
+    first, second = Lock(tmp_path), Lock(tmp_path)
+    first.take()
+    (tmp_path / LOCK).unlink()  # by hand
+    second.take()
+    first.release()
+    with pytest.raises(OptionError, match="another run"):
+        Lock(tmp_path).take()
+    second.release()
 
 
 def test_a_save_behind_training_that_fails_is_told_by_the_next_call(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 
 import nabi.training.optimizer
 from nabi.model import Model
+from nabi.ranks import Ranks
 from nabi.training.loop import train
 from nabi.training.optimizer import Optimizer
 from nabi.training.plan import Plan
@@ -99,6 +100,37 @@ def test_state_round_trip(large: int, tokenizer: Path, monkeypatch: pytest.Monke
     fresh.restore(state)
     assert same(fresh.state(), state) and len(state) > 30
     steps.close()
+
+
+class Two(Ranks):
+    world = 2
+
+
+def test_moments_by_row_become_those_of_all_rows_and_come_back(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nabi.training.optimizer, "LARGE", 8)
+    built = model(tokenizer)
+    steps = train(built, feed(built, late(48), PLAN), PLAN)
+    for _ in range(4):
+        state = next(steps).state().optimizer
+    steps.close()
+    several, names = Optimizer(built, PLAN, Two()), {id(p): name for name, p in built.named_parameters()}
+    several.restore(state)
+    assert not several.tables
+    whole = {f"{names[id(p)]}.{what}": x for p, held in several.dense.state.items() for what, x in held.items()}
+    again = Optimizer(built, PLAN)
+    again.restore(whole)
+    back, tables = again.state(), [name.removesuffix(".rows") for name in state if name.endswith(".rows")]
+    assert tables
+    for name in tables:
+        rows_, count = state[f"{name}.rows"], len(built.get_parameter(name))
+        assert int(back[f"{name}.step"]) == int(whole[f"{name}.step"]) == int(state[f"{name}.step"]) == 4
+        for what in ("exp_avg", "exp_avg_sq"):
+            wanted = torch.zeros(count, state[f"{name}.{what}"].shape[1])
+            wanted[rows_] = state[f"{name}.{what}"]
+            assert wanted.any() and torch.equal(whole[f"{name}.{what}"], wanted)
+            found = torch.zeros_like(wanted)
+            found[back[f"{name}.rows"]] = back[f"{name}.{what}"]
+            assert torch.equal(found, wanted)
 
 
 def one_step(tokenizer: Path, plan: Plan, seed: int = 0) -> tuple[Model, dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -94,6 +94,18 @@ def test_a_run_goes_on_from_any_number_of_processes(changed: dict[str, Any], tok
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_layers_that_thaw_on_the_way_learn_from_all_processes(parallel: str, tokenizer: Path, together: Together) -> None:
+    given: dict[str, Any] = {"tokenizer": str(tokenizer), "to": 13}
+    plan = {**PLAN, "unfreeze": 1, "batch": 16}  # three steps an epoch, four groups: the last thaws at step 10
+    alone = together("some_steps", 1, plan=plan, **given)[0]
+    both = together("some_steps", 2, plan={**plan, "parallel": parallel}, **given)
+    assert same(both[0]["weights"], both[1]["weights"])
+    assert max(abs(a - b) for a, b in zip(both[0]["losses"], alone["losses"], strict=True)) <= 2e-6
+    thawed = together("some_steps", 1, plan={**plan, "unfreeze": 0}, **given)[0]  # the control
+    assert max(abs(a - b) for a, b in zip(thawed["losses"], alone["losses"], strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_with_dropout_a_group_that_goes_on_is_the_unbroken_one(parallel: str, tokenizer: Path, together: Together, tmp_path: Path) -> None:
     given: dict[str, Any] = {"tokenizer": str(tokenizer), "dropout": 0.2, "plan": {**PLAN, "parallel": parallel}}
     unbroken = together("some_steps", 2, to=20, **given)[0]
@@ -110,6 +122,13 @@ def test_recomputing_gives_the_same_bits(tokenizer: Path, together: Together) ->
     plans = ({**PLAN, "recompute": recompute} for recompute in (False, True))
     kept, again = (together("some_steps", 1, plan=plan, **given)[0] for plan in plans)
     assert kept["losses"] == again["losses"] and same(kept["weights"], again["weights"])
+
+
+def test_all_stop_at_the_step_at_which_one_was_asked_to(tokenizer: Path, together: Together) -> None:
+    plan = {**PLAN, "steps": 4}
+    for who in (0, 1):
+        assert together("asked_to_stop", 2, tokenizer=str(tokenizer), plan=plan, who=who, at=3) == [[False, False, True, False]] * 2
+    assert together("asked_to_stop", 2, tokenizer=str(tokenizer), plan=plan, who=2, at=3) == [[False] * 4] * 2  # the control: nobody
 
 
 def test_one_that_does_not_come_is_named(together: Together) -> None:

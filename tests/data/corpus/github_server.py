@@ -52,6 +52,8 @@ class GitHubServer:
     page: int = 2  # results on a page of a search
     moved: dict[str, str] = field(default_factory=dict)  # path -> where a redirect leads
     incomplete: bool = False
+    said: bytes = b'{"message": "no"}'  # the body of each refusal
+    shifts: list[int] = field(default_factory=list)  # by how many bytes the next ranges begin too early
 
     def add(self, name: str, files: dict[str, bytes | str], branch: str = "main", *, license: str | None = "MIT") -> str:
         """A new commit; a file's value that is a string is where a link leads."""
@@ -104,7 +106,7 @@ def handler(hub: GitHubServer, server: str) -> type[BaseHTTPRequestHandler]:
             for start, refusals in hub.refusals.items():
                 if path.startswith(start) and refusals:
                     status, headers = refusals.pop(0)
-                    return self.answer(status, b'{"message": "no"}', headers)
+                    return self.answer(status, hub.said, headers)
             if path in hub.other:
                 return self.answer(200, hub.other[path], {})
             if path in hub.moved:
@@ -147,6 +149,7 @@ def handler(hub: GitHubServer, server: str) -> type[BaseHTTPRequestHandler]:
             if start >= len(data):
                 return self.answer(416, b"", {})
             if start:
+                start -= hub.shifts.pop(0) if hub.shifts else 0
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             return self.answer(206 if start else 200, data[start:], headers, hub.cuts.pop(0) if hub.cuts else None, chunked=hub.chunked)
 

@@ -301,3 +301,87 @@ def test_an_address_that_is_none_of_the_web_is_told(base: str) -> None:
 def test_the_next_page_is_found_in_a_link_header() -> None:
     assert next_page('<https://x/?page=1>; rel="prev", <https://x/?page=3>; rel="next"') == "https://x/?page=3"
     assert next_page('<https://x/?page=1>; rel="last"') == next_page("") == ""
+
+
+def test_of_a_search_with_more_results_than_are_given_those_that_are_given_are_read(
+    hub: GitHubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nabi.data.corpus.github.FOUND", 4)
+    monkeypatch.setattr("nabi.data.corpus.github.PAGE", 2)
+    for name in ("a/1", "b/2", "c/3", "d/4", "e/5"):
+        hub.add(name, {"x.py": b"x"})
+    assert [d.facts["repo"] for d in read("search:x", tmp_path)[0]] == ["a/1", "b/2", "c/3", "d/4"]
+    searches = [r.query for r in hub.requests if r.path == "/search/repositories"]
+    assert len(searches) == 2 and searches[0] == {"q": ["x"], "sort": ["stars"], "order": ["desc"], "per_page": ["2"]}
+    assert "the search finds 5 repositories; the 4 with the most stars are read" in capsys.readouterr().err
+    hub.repositories.pop("e/5")
+    read("search:x y", tmp_path)
+    assert not capsys.readouterr().err
+
+
+def test_a_result_that_moved_to_the_next_page_meanwhile_is_read_once(hub: GitHubServer, tmp_path: Path) -> None:
+    hub.add("a/one", {"x.py": b"x"})
+    hub.other["/search/repositories"] = json.dumps({"total_count": 2, "items": [hub.told("a/one")] * 2}).encode()
+    assert [d.path for d in read("search:x", tmp_path)[0]] == ["a/one/x.py"]
+
+
+def test_a_licence_that_github_does_not_know_is_the_one_that_was_given(hub: GitHubServer, tmp_path: Path) -> None:
+    hub.add("ada/engine", {"a.py": b"a"}, license="NOASSERTION")
+    assert [d.facts["license"] for d in read("ada/engine", tmp_path, license="unknown")[0]] == ["unknown"]
+
+
+@pytest.mark.parametrize("ref", ["fix#1", "what?", "100%25", "a b"])
+def test_a_branch_may_have_signs_that_addresses_use(hub: GitHubServer, tmp_path: Path, ref: str) -> None:
+    hub.add("ada/engine", {"a.py": b"main"})
+    hub.add("ada/engine", {"a.py": b"branch"}, ref)
+    assert [d.text for d in read(f"ada/engine@{ref}", tmp_path)[0]] == ["branch"]
+
+
+def test_another_commit_than_was_asked_for_is_an_error(hub: GitHubServer, tmp_path: Path) -> None:
+    old, new = hub.add("ada/engine", {"a.py": b"old"}), hub.add("ada/engine", {"a.py": b"new"})
+    hub.other[f"/repos/ada/engine/commits/{old}"] = json.dumps({"sha": new}).encode()
+    with pytest.raises(DataError, match="another commit came than was asked for"):
+        read(f"ada/engine@{old}", tmp_path)
+
+
+def test_a_tarball_that_was_deleted_is_fetched_again(hub: GitHubServer, tmp_path: Path) -> None:
+    hub.add("ada/engine", {"a.py": b"old"})
+    read("ada/engine", tmp_path)
+    hub.add("ada/engine", {"a.py": b"new"})
+    (tarball,) = tmp_path.rglob("*.tar.gz")
+    tarball.unlink()
+    assert [d.text for d in read("ada/engine", tmp_path)[0]] == ["old"], "of the same commit"
+
+
+def test_what_one_server_gave_is_not_taken_for_anothers(hub: GitHubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("ada/engine", {"a.py": b"here"})
+    read("ada/engine", tmp_path)
+    with serving() as other:
+        other.add("ada/engine", {"a.py": b"there"})
+        monkeypatch.setenv("GITHUB_API_URL", other.api)
+        assert [d.text for d in read("ada/engine", tmp_path)[0]] == ["there"]
+
+
+def test_a_refusal_with_requests_left_is_not_waited_for(hub: GitHubServer, tmp_path: Path) -> None:
+    hub.refusals["/repos/ada/engine"] = [(403, {"X-RateLimit-Remaining": "12", "X-RateLimit-Reset": reset_in(30)})]
+    source = open_origin(Origin("ada/engine"))
+    waited = waits(source)
+    with pytest.raises(DataError, match="refuses access"):
+        built(source, tmp_path)
+    assert not waited
+
+
+def test_a_limit_that_is_told_in_words_alone_is_waited_for(hub: GitHubServer, tmp_path: Path) -> None:
+    hub.add("ada/engine", {"a.py": b"a"})
+    hub.said = b'{"message": "You have exceeded a secondary Rate Limit."}'
+    hub.refusals["/repos/ada/engine"] = [(403, {})]
+    source = open_origin(Origin("ada/engine"))
+    waited = waits(source)
+    assert len(built(source, tmp_path)[0]) == 1 and waited == [fetching.UNSAID]
+
+
+def test_a_range_that_begins_elsewhere_is_not_put_behind_what_came(hub: GitHubServer, tmp_path: Path) -> None:
+    hub.add("ada/engine", {"big.txt": BIG})
+    hub.cuts[:], hub.shifts[:] = [100_000], [1000]
+    assert [d.text for d in read("ada/engine", tmp_path)[0]] == [BIG.decode()]
+    assert [asked for asked, _ in hub.sent()] == ["", "bytes=100000-", ""]

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from nabi.data.corpus import web
 from nabi.data.corpus.documents import Document, Origin, Trouble
 from nabi.data.corpus.sources import open_origin
 from nabi.data.corpus.streams import HostileError
-from nabi.data.corpus.web import TAGS
+from nabi.data.corpus.web import MARKUP, TAGS
 from nabi.errors import DataError, OptionError
 
 KOREAN_SENTENCES = (
@@ -289,3 +290,56 @@ def test_pages_that_name_their_encoding_in_xml_or_hold_a_nul_are_read(tmp_path: 
     documents, trouble = crawled(tmp_path, INFO, record("http://a.b/1", http(declared, kind)), record("http://a.b/2", http(nul)))
     assert [d.facts["url"] for d in documents] == ["http://a.b/1", "http://a.b/2"] and not trouble.counts
     assert all("\0" not in d.text for d in documents)
+
+
+@pytest.mark.parametrize("more", ["", " "], ids=["even", "odd"])
+@pytest.mark.parametrize("name", ["utf-16", "UTF-16LE", "utf-16be"])
+def test_a_page_whose_own_bytes_call_it_utf_16_can_not_be_that(tmp_path: Path, name: str, more: str) -> None:
+    page = html(ENGLISH, head=f'<meta charset="{name}"><title>x</title>')
+    page += more if len(page) % 2 == 0 else "\n" * (not more)
+    assert len(page) % 2 == len(more)
+    documents, trouble = crawled(tmp_path, record("http://a/1", http(page, "text/html")))
+    assert [d.text for d in documents] == [ENGLISH] and not trouble.counts
+
+
+def test_each_mark_is_believed_and_taken_off(tmp_path: Path) -> None:
+    for codec in ("utf-8", "utf-16-le", "utf-16-be"):
+        data = ("\ufeff" + KOREAN).encode(codec)
+        documents, trouble = crawled(tmp_path, record("http://a/1", http(data, "text/plain; charset=euc-kr")))
+        assert [d.text for d in documents] == [KOREAN] and not trouble.counts, codec
+
+
+def test_plain_text_with_a_nul_is_counted(tmp_path: Path) -> None:
+    documents, trouble = crawled(tmp_path, record("http://a/1", http("plain\0text", "text/plain")), record("http://a/2", http("plain text", "text/plain")))
+    assert [d.text for d in documents] == ["plain text"] and trouble.counts == {"binary": 1}
+
+
+def test_one_wrong_character_in_a_thousand_is_let_pass_and_no_more(tmp_path: Path) -> None:
+    bodies = (b"a" * 999 + b"\xff", b"b" * 998 + b"\xff")
+    documents, trouble = crawled(tmp_path, *(record("http://a/1", http(body, "text/plain; charset=utf-8")) for body in bodies))
+    assert [d.text for d in documents] == ["a" * 999 + "\ufffd"] and trouble.counts == {"not in its charset": 1}
+
+
+def test_a_crawl_may_be_named_in_capitals(tmp_path: Path) -> None:
+    assert [d.text for d in crawled(tmp_path, gzip.compress(record("http://a/1", http(KOREAN, "text/plain"))), name="C.WARC.GZ")[0]] == [KOREAN]
+
+
+def test_a_page_may_say_its_characters_a_while_behind_its_beginning_and_a_text_says_nothing(tmp_path: Path) -> None:
+    far = html(KOREAN, head="<title>x</title>" + "<link rel='x'>" * 200 + '<meta charset="euc-kr">').encode("cp949")
+    quoted = 'a page begins with <meta charset="utf-7">'
+    documents, trouble = crawled(tmp_path, record("http://a/1", http(far, "text/html")), record("http://a/2", http(quoted, "text/plain")))
+    assert 2000 < far.index(b"<meta") < 4000 and [d.text for d in documents] == [KOREAN, quoted] and not trouble.counts
+
+
+def test_what_is_just_as_long_as_allowed_is_read_and_one_more_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = html(ENGLISH)
+    monkeypatch.setattr(web, "TAGS", page.count("<"))
+    path = tmp_path / "a.html"
+    most = len(ENGLISH)
+    for more, counts in ((0, {}), (1, {"too long": 1})):
+        path.write_text(page + " " * (most * MARKUP - len(page) + more))
+        assert read(path, max_bytes=most)[1].counts == counts
+    path.write_text(page)
+    assert read(path, max_bytes=most - 1)[1].counts == {"too long": 1}
+    path.write_text(page + "<br>")
+    assert read(path, max_bytes=most)[1].counts == {"too many tags": 1}
