@@ -91,25 +91,25 @@ def _summed(count: int) -> Iterator[list[str]]:
     cut: dict[str, tuple[Cut, str, int]] = {}
     told: list[str] = []
 
-    def take(message: Warning | str, category: type[Warning], filename: str, line: int, file: TextIO | None = None, text: str | None = None) -> None:
+    def take(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None) -> None:
         warning = message if isinstance(message, Warning) else category(message)
         if not isinstance(warning, Cut):
-            others.setdefault(str(warning), (warning, filename, line))
+            others.setdefault(str(warning), (warning, filename, lineno))
             return
         before = cut.get(warning.what)
-        cut[warning.what] = (before[0].with_more(warning) if before else warning, filename, line)
+        cut[warning.what] = (before[0].with_more(warning) if before else warning, filename, lineno)
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.showwarning = take
             yield told
-        for what, (found, filename, line) in cut.items():
-            others[what] = found.among(count), filename, line
+        for what, (found, filename, number) in cut.items():
+            others[what] = found.among(count), filename, number
     finally:
-        for warning, filename, line in others.values():
+        for warning, filename, number in others.values():
             told.append(str(warning))
-            warnings.warn_explicit(warning, type(warning), filename, line)
+            warnings.warn_explicit(warning, type(warning), filename, number)
 
 
 def _rows(data: bytes, example: int, anchors: Mapping[str, Any]) -> list[Row]:
