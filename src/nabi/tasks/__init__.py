@@ -180,6 +180,11 @@ class Task(nn.Module):
         return settings
 
     @classmethod
+    def pools(cls, settings: Any) -> bool:
+        """Whether these settings leave it to the model's folder how a text's vectors become one: it then fills their ``pooling`` and ``normalize``."""
+        return False
+
+    @classmethod
     def named(cls, name: str) -> dict[str, Any] | None:
         """The options that a name stands for which says more than the task (``translation_en_to_de``); None if this is no name of the task."""
         return None
