@@ -32,6 +32,7 @@ from nabi.tasks import Task
 from nabi.weights import atomic_folder, dealt, file_sha256, place, read_tensors, shard_name, write_tensors
 from nabi.weights.bound import filled_by
 from nabi.weights.names import Entry, NameTable, same, tied
+from nabi.weights.pooled import stated_pooling
 from nabi.weights.sharding import INDEX, index
 from nabi.weights.sources import resolve
 
@@ -462,6 +463,8 @@ class Folder:
         limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
         inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
         settings = task.completed(settings, self.config, self.generation, inputs.tokenizer)
+        if task.pools(settings) and (stated := stated_pooling(self.path)) is not None:
+            settings = replace(settings, pooling=stated[0], normalize=stated[1])
         with torch.device("meta"):
             built = task(settings)
             built.build(body)

@@ -292,6 +292,8 @@ def test_what_stands_anywhere_in_a_long_text_is_trained_on(task: str, place: str
         with pytest.warns(UserWarning, match=r"sources of training that are too long are cut, first row 1 \(\d+ tokens, at most 64 fit\)"):
             rows = model.encode(given, model.options(options), "train", "row 1")
         assert of_rows(task, model, rows, id) == (place == "start")
+        pieces = model.encode(given, model.options(options), "evaluate", "row 1")  # control: an evaluation reads all of it
+        assert len(pieces) > 100 and of_rows(task, model, pieces, id)
         return
     rows = model.encode(given, model.options(options), "train", "row 1")
     assert of_rows(task, model, rows, id) == (task != "next_sentence" or place == "end")

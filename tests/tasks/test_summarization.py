@@ -15,9 +15,11 @@ import transformers
 import nabi
 from nabi import Plan, evaluate
 from nabi.batch import Row
+from nabi.data import read_table
 from nabi.errors import CheckpointError, InputError, OptionError
 from nabi.metrics import SummaryScore
 from nabi.model import Model
+from nabi.training.encoded import encoded
 from tasks.written import SIZES, T5_TASKS, Pipe, answered, cases, command, edit, fitted, folder, fresh, share_that_differs, streamed, tokenizer
 from training.small import vocabulary
 
@@ -210,7 +212,32 @@ def test_long_rows_of_training_are_cut_with_a_warning(models: dict[str, Path]) -
     assert len(row.parts["text"]["tokens"]) == 48 and row.targets["next"][-1] == model.inputs.tokenizer.eos_id
     with pytest.warns(UserWarning, match="targets of training"):
         (row,) = model.encode({"source": "it", "target": document(9)}, model.options(), "train", "row 3")
-    assert len(row.targets["next"]) == len(row.parts["target"]["tokens"]) == 48
+    assert len(row.targets["next"]) == len(row.parts["target"]["tokens"]) == 48 and row.targets["next"][-1] != model.inputs.tokenizer.eos_id
+
+
+def test_one_warning_says_how_many_rows_and_tokens_of_training_are_cut(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NABI_CACHE", str(tmp_path / "cache"))
+    model = nabi.load(models["bart"], TASK)
+    sources = ["the cat", document(9), document(12), "ten men"]
+    lengths = [len(model.inputs.tokenizer.encode(source).ids) for source in sources]
+    lost = sum(length - 48 for length in lengths if length > 48)
+    table = read_table([{"source": source, "target": "it"} for source in sources])
+    message = rf"first .*row 2 \({lengths[1]} tokens, at most 48 fit\); cut off: {lost} tokens of 2 of 4 rows\. .*part long pairs"
+    for _ in range(2):  # encoded, and from the cache
+        with pytest.warns(UserWarning, match=message) as said:
+            rows = encoded(model, table, model.options(), "train", print)
+        assert len(said) == 1 and [len(of_example[0].parts["text"]["tokens"]) for of_example in rows] == [min(length, 48) for length in lengths]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # control: what fits, and what is evaluated
+        encoded(model, table, model.options(), "evaluate", print)
+        encoded(model, read_table([{"source": "the cat", "target": "it"}]), model.options(), "train", print)
+
+
+def test_long_rows_of_training_are_refused_where_that_is_asked_for(models: dict[str, Path]) -> None:
+    model = nabi.load(models["bart"], TASK)
+    for row, what in (({"source": document(9), "target": "it"}, "source"), ({"source": "it", "target": document(9)}, "target")):
+        with pytest.raises(InputError, match=rf"row 3: the {what} is too long.*tokens.*at most 48"):
+            model.encode(row, model.options({"long": "error"}), "train", "row 3")
 
 
 def test_fine_tuning_keeps_how_the_base_decodes(models: dict[str, Path], tmp_path: Path) -> None:

@@ -210,6 +210,15 @@ def test_control_usual_names_pass(online: Hub, files: dict[str, bytes]) -> None:
     resolve("org/spam")
 
 
+def test_how_a_sentence_encoder_pools_comes_with_it(online: Hub, files: dict[str, bytes]) -> None:
+    more = {"modules.json": b"[]", "1_Pooling/config.json": b'{"a": 1}', "1_Pooling/other.json": b"{}", "2_Dense/config.json": b"{}"}
+    online.add("org/spam", {**files, **more})
+    for _ in range(2):
+        folder = resolve("org/spam")
+        assert (folder / "1_Pooling" / "config.json").read_bytes() == b'{"a": 1}' and (folder / "modules.json").read_bytes() == b"[]"
+        assert not (folder / "1_Pooling" / "other.json").exists() and not (folder / "2_Dense").exists()  # control: what nabi does not read
+
+
 @pytest.mark.parametrize("shard", ["../../x.safetensors", "/x.safetensors", "not-listed.safetensors", 5])
 def test_an_index_that_names_files_outside(shard: object, online: Hub, cache: Path, files: dict[str, bytes]) -> None:
     index = json.dumps({"weight_map": {"a": shard}}).encode()

@@ -72,7 +72,7 @@ def _found(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in AUTO_MODELS:
-        return import_module("nabi.compat.models").auto_class(name)
+        return import_module("nabi.compat.autos").auto_class(name)
     if name.removesuffix("Fast") in TOKENIZER_CLASSES:
         return import_module("nabi.compat.tokens").class_named(name)
     match = _STEM.fullmatch(name)

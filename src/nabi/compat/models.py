@@ -1,8 +1,7 @@
-"""``AutoModel``, ``AutoModelFor...``, ``BertModel`` and the rest: one class over nabi's bodies and heads; their names are made from the families'
-tables.
+"""``BertModel``, ``BertForSequenceClassification`` and the rest: one class over nabi's bodies and heads; their names are made from the families' tables.
 
-A class is a family and the kinds of its heads (``HF.heads``), so a head that a family learns is here without a line. Unusual: nothing is handed out that was
-not computed; an argument that can't be honoured is refused.
+A class is a family and the kinds of its heads (``HF.heads``), so a head that a family learns is here without a line. Here are where a model comes from and
+goes to and what it takes; what a call computes stands in ``forwards``, the Auto classes in ``autos``. Unusual: an argument that can't be honoured is refused.
 """
 
 from __future__ import annotations
@@ -17,21 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from nabi import families
-from nabi.batch import Batch
 from nabi.checkpoint import Folder, name_table
-from nabi.compat import losses
 from nabi.compat.configs import PretrainedConfig, without_hub
 from nabi.compat.configs import class_named as config_class
-from nabi.compat.looking import looking
-from nabi.compat.names import AUTO_MODELS, STEMS, TYPES
-from nabi.compat.outputs import ModelOutput
-from nabi.compat.padding import Grid
+from nabi.compat.forwards import output
+from nabi.compat.names import STEMS, TYPES
 from nabi.compat.writing import GenerationConfig, written
 from nabi.config import read_file
-from nabi.errors import CheckpointError, InputError, MissingHeadError, OptionError, unknown
+from nabi.errors import CheckpointError, InputError, OptionError, unknown
 from nabi.families import HF, Family
-from nabi.layout import Packed
-from nabi.nn.body import Body, Run
+from nabi.nn.body import Body
 from nabi.nn.heads import Head
 from nabi.nn.linear import Linear, normal_
 from nabi.weights import atomic_folder, place, write_tensors
@@ -41,7 +35,7 @@ from nabi.weights.sources import resolve
 SAY = logging.getLogger("nabi.compat")
 POOLED = ("Bert", "Roberta", "XLMRoberta", "Camembert")  # their base model has a pooler, whether or not a head reads it
 # arguments of from_pretrained that steer what nabi decides by itself
-_NO_EFFECT = frozenset({"attn_implementation", "low_cpu_mem_usage", "use_safetensors"})
+NO_EFFECT = frozenset({"attn_implementation", "low_cpu_mem_usage", "use_safetensors"})
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "output_attentions", "output_hidden_states", "return_dict")
 _REFUSED = {
     "head_mask": "mute a head with nabi.nn.watch",
@@ -150,7 +144,7 @@ class PreTrainedModel(nn.Module):
             CheckpointError: no such folder, or of another family.
             OptionError: a setting that the family does not know.
         """
-        settings = {key: value for key, value in without_hub(settings).items() if key not in _NO_EFFECT}
+        settings = {key: value for key, value in without_hub(settings).items() if key not in NO_EFFECT}
         for name, fix in {"device_map": "model.to(device)", "from_tf": "convert it", "from_flax": "convert it", "quantization_config": "leave it out",
                           "output_loading_info": "read the warnings", "state_dict": "model.load_state_dict()"}.items():  # fmt: skip
             if settings.pop(name, None):
@@ -165,7 +159,7 @@ class PreTrainedModel(nn.Module):
         if found.model_type != config.model_type:
             fix = f"take {TYPES[config.model_type]}{found.end} or an Auto class"
             raise CheckpointError(f"this is no model for {cls.__name__}", value=f"{pretrained_model_name_or_path}: {config.model_type}", fix=fix)
-        kind = _dtype(dtype if dtype is not None else torch_dtype, folder)
+        kind = dtype_of(dtype if dtype is not None else torch_dtype, folder)
         made = found._loaded(folder, config, ignore_mismatched_sizes, add_pooling_layer)
         path = folder.path / "generation_config.json"
         if path.is_file():
@@ -335,6 +329,11 @@ class PreTrainedModel(nn.Module):
             raise OptionError(f"{type(self).__name__} writes nothing", fix="take a class for it, such as AutoModelForCausalLM or AutoModelForSeq2SeqLM")
         return written(self, ids, self.generation_config if generation_config is None else generation_config, options)
 
+    def _head(self, kind: str) -> Head:
+        head = self.task[kind]
+        assert isinstance(head, Head)
+        return head
+
     def _known(self) -> list[str]:
         """The arguments of a call."""
         known = [*_INPUTS, *(name for kind in self.kinds for name in _LABELS.get(kind, ("labels",)))]
@@ -382,162 +381,10 @@ class PreTrainedModel(nn.Module):
         given = {"use_cache": self.config.use_cache, "return_dict": self.config.return_dict, **given}
         for name in ("output_attentions", "output_hidden_states"):
             given.setdefault(name, getattr(self.config, name))
-        output = self._output(input_ids, given)
+        found = output(self, input_ids, given)
         if given["return_dict"]:
-            return output
-        return output.to_tuple()
-
-    def _output(self, ids: Tensor, given: dict[str, Any]) -> ModelOutput:
-        masks, types, choices = given.get("attention_mask"), given.get("token_type_ids"), 1
-        ids = ids.to(self.device)
-        if self.kinds == ("choice",):
-            if ids.dim() != 3:
-                raise InputError("multiple choice reads (rows, choices, tokens)", value=tuple(ids.shape))
-            choices = ids.shape[1]
-            ids = ids.flatten(0, 1)
-            masks, types = (None if x is None else x.reshape(-1, x.shape[-1]) for x in (masks, types))
-        text = Grid.of(ids, masks, "input_ids")
-        streams = {}
-        if "segments" in self.body.needs["text"]:
-            streams["segments"] = torch.zeros_like(ids) if types is None else types.to(ids.device)
-            if streams["segments"].shape != ids.shape:
-                raise InputError("token_type_ids has another shape than input_ids", value=tuple(streams["segments"].shape), expected=str(tuple(ids.shape)))
-        parts = {"text": text.part(self.body, "text", ids, streams, given.get("position_ids"))}
-        target, target_ids = text, ids
-        writes = self.body.generates == "target" and "decoder" not in self.body.without
-        if writes:
-            target_ids = self._target(ids, given)
-            target = Grid.of(target_ids, given.get("decoder_attention_mask"), "decoder_input_ids")
-            if len(target_ids) != len(ids):
-                raise InputError("decoder_input_ids has other rows than input_ids", value=len(target_ids), expected=str(len(ids)))
-            parts["target"] = target.part(self.body, "target", target_ids, {}, None)
-        batch = Batch(parts)
-        self.body.check(batch)
-        with looking(self.body, given["output_attentions"], given["output_hidden_states"]) as seen:
-            hidden = self.body(batch)
-        fields = self._answered(hidden, batch, text, target, ids, target_ids, given, choices)
-        past = None
-        if given["use_cache"] and self._has_past:
-            past = sum(value is not None for value in fields.values())
-        inner: dict[str, Any]
-        layers = len(list(self.body.get_submodule("encoder").children())) if writes else 0
-        if not writes:
-            inner = self._inner("", text, text, seen.entered, seen.attended, hidden["text"], given)
-        else:
-            own, cross = seen.attended[layers::2], seen.attended[layers + 1 :: 2]
-            inner = self._inner("decoder_", target, target, seen.entered[layers:], own, hidden["target"], given)
-            inner["cross_attentions"] = tuple(target.pad_weights(w, text) for w in cross) if given["output_attentions"] else None
-            inner["encoder_last_hidden_state"] = text.pad(hidden["text"].values)
-            inner |= self._inner("encoder_", text, text, seen.entered[:layers], seen.attended[:layers], hidden["text"], given)
-        return ModelOutput({**fields, **inner}, past)
-
-    @property
-    def _has_past(self) -> bool:
-        """Whether version 4 hands out ``past_key_values``."""
-        if self.body.generates == "text":
-            return self.model_type != "openai-gpt" and self.kinds in ((), ("row",), ("vocabulary",))
-        return self.body.generates == "target" and "decoder" not in self.body.without
-
-    def _inner(
-        self, name: str, at: Grid, of: Grid, entered: list[Tensor], attended: list[list[Tensor]], last: Packed, given: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        states = tuple(at.pad(x) for x in (*entered, last.values)) if given["output_hidden_states"] else None
-        weights = tuple(at.pad_weights(each, of) for each in attended) if given["output_attentions"] else None
-        return {f"{name}hidden_states": states, f"{name}attentions": weights}
-
-    # ---- decoders and heads ------------------------------------------------------------------------------------------------------------------------
-
-    def _target(self, ids: Tensor, given: Mapping[str, Any]) -> Tensor:
-        """What the decoder reads: as given, else the labels shifted by one, else, where version 4 does so, the text shifted by one."""
-        if (found := given.get("decoder_input_ids")) is not None:
-            assert isinstance(found, Tensor)
-            return found.to(self.device)
-        start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
-        if self.kinds == ("vocabulary",) and given.get("labels") is not None:
-            labels = given["labels"].to(self.device)
-            if pad is None:
-                raise OptionError("the configuration says no pad_token_id, which stands where a label is left out", fix="set model.config.pad_token_id")
-            shifted = labels.masked_fill(labels == losses.IGNORED, pad)
-        elif self.kinds in (("row",), ("span",)) or self.model_type == "bart":
-            shifted = ids
-        else:
-            raise InputError("there are no decoder_input_ids", expected="decoder_input_ids, or labels to learn from", fix="to write, call generate()")
-        if start is None:
-            raise OptionError("the configuration does not say which token a decoder reads first", fix="set model.config.decoder_start_token_id")
-        return torch.cat([torch.full_like(shifted[:, :1], start), shifted[:, :-1]], 1)
-
-    def _answered(
-        self, hidden: Mapping[str, Packed], batch: Batch, text: Grid, target: Grid, ids: Tensor, target_ids: Tensor, given: Mapping[str, Any], choices: int
-    ) -> dict[str, Any]:
-        run, labels = Run(self.body), given.get("labels")
-        if not self.kinds:
-            part, grid = ("target", target) if "target" in hidden else ("text", text)
-            x = hidden[part].values
-            pooled = None if self.pooler is None else self.pooler(text.layout.first(x))
-            return {"last_hidden_state": grid.pad(x), "pooler_output": pooled}
-        if self.kinds == ("vocabulary", "next_sentence"):
-            words = text.pad(self._head("vocabulary").logits(run, hidden["text"].values))
-            order = self._head("next_sentence").logits(run, text.layout.first(hidden["text"].values))
-            loss, following = None, given.get("next_sentence_label")
-            if (labels is None) != (following is None):
-                what = "labels and next_sentence_label go together: version 4 computes no loss from one of them"
-                raise OptionError(what, value="labels" if following is None else "next_sentence_label", expected="both or none")
-            if labels is not None and following is not None:
-                loss = losses.by_token(words, labels, text.mask) + losses.by_row(order, following, "single_label_classification")[0]
-            return {"loss": loss, "prediction_logits": words, "seq_relationship_logits": order}
-        (kind,) = self.kinds
-        head = self._head(kind)
-        part, grid = ("target", target) if head.spec.reads == "target" else ("text", text)
-        x = hidden[part].values
-        if kind in ("token", "vocabulary"):
-            logits = grid.pad(head.logits(run, x))
-            shift = kind == "vocabulary" and self.body.generates == "text"
-            return {"loss": None if labels is None else (losses.next_token if shift else losses.by_token)(logits, labels, grid.mask), "logits": logits}
-        if kind == "span":
-            both = grid.pad(head.logits(run, x))
-            # the least number: a masked place is never the best one, and has no share of a softmax
-            both = both.masked_fill(~grid.mask[..., None], torch.finfo(both.dtype).min)
-            start, end = both[..., 0], both[..., 1]
-            aims = given.get("start_positions"), given.get("end_positions")
-            if (aims[0] is None) != (aims[1] is None):
-                raise OptionError("start_positions and end_positions go together", expected="both or none")
-            loss = None if aims[0] is None or aims[1] is None else losses.by_span(start, end, aims[0], aims[1], grid.mask)
-            return {"loss": loss, "start_logits": start, "end_logits": end}
-        logits = head.logits(run, self._pooled(head, x, text, target, ids))
-        if kind == "choice":
-            logits = logits.view(-1, choices)
-            return {"loss": None if labels is None else losses.by_row(logits, labels, "single_label_classification")[0], "logits": logits}
-        if labels is None:
-            return {"loss": None, "logits": logits}
-        problem = "single_label_classification" if kind == "next_sentence" else self.config.problem_type
-        loss, found = losses.by_row(logits, labels, problem)
-        if kind == "row":
-            self.config.problem_type = found  # as version 4, which keeps to it
-        return {"loss": loss, "logits": logits}
-
-    def _head(self, kind: str) -> Head:
-        head = self.task[kind]
-        assert isinstance(head, Head)
-        return head
-
-    def _pooled(self, head: Head, x: Tensor, text: Grid, target: Grid, ids: Tensor) -> Tensor:
-        """(T, W) -> (N, W): the token that version 4 takes for its row; the first one that is not masked, where it takes the first column."""
-        if head.spec.pool != "last":
-            return text.layout.first(x) if head.spec.pool == "first" else text.layout.mean(x)
-        columns = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-        wanted = self.config.pad_token_id if self.body.generates == "text" else self.config.eos_token_id
-        if self.body.generates == "text":  # the last token that is no padding
-            if wanted is None and len(ids) > 1:
-                raise OptionError("several rows without a pad_token_id: their ends can't be told", fix="set model.config.pad_token_id")
-            found = torch.ones_like(ids, dtype=torch.bool) if wanted is None else ids != wanted
-            grid, what = text, "token that is no padding"
-        else:
-            found, grid, what = ids == wanted, target, "end token"
-        at = columns.masked_fill(~found, -1).amax(1)
-        rows = torch.arange(len(ids), device=ids.device)
-        if bool((at < 0).any()) or at.max() >= grid.mask.shape[1] or bool((~grid.mask[rows, at]).any()):
-            raise InputError(f"rows without a {what} that is read", value=f"token {wanted}", expected="one a row at least, and not masked")
-        return grid.pad(x)[rows, at]
+            return found
+        return found.to_tuple()
 
 
 @cache
@@ -565,55 +412,12 @@ def class_names() -> list[str]:
     return found
 
 
-class _Auto:
-    """Finds the class of a model by its ``model_type``; made by :func:`auto_class`."""
+def dtype_of(wanted: Any, folder: Folder | None) -> torch.dtype:
+    """The dtype of a name; ``auto`` is that of the folder's files.
 
-    kinds: ClassVar[tuple[str, ...]]
-    writes: ClassVar[str | None]
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise OptionError(f"{type(self).__name__} is not made by calling it", fix=f"{type(self).__name__}.from_pretrained(...) or .from_config(...)")
-
-    @classmethod
-    def _chosen(cls, config: PretrainedConfig) -> type[PreTrainedModel]:
-        stem = TYPES[config.model_type]
-        family = families.find(str(families.of_type(config.model_type)))
-        assert family.hf is not None
-        kinds = cls.kinds
-        if cls.__name__ == "AutoModelForPreTraining" and kinds not in family.hf.heads:
-            kinds = ("vocabulary",)  # what the family is trained on first
-        end = "Model" if not kinds else family.hf.heads.get(kinds, ("", ()))[0]
-        writes = "any" if cls.__name__ == "AutoModelForPreTraining" else cls.writes
-        found = class_named(stem, end) if end else None
-        if found is None or (writes != "any" and family.body.generates != writes):
-            known = [name for name, (kinds, part) in AUTO_MODELS.items() if (kinds in family.hf.heads or not kinds) and part in ("any", family.body.generates)]
-            raise MissingHeadError(f"{stem} has no class for {cls.__name__}", expected=f"one of {', '.join(known)}")
-        return found
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **settings: Any) -> PreTrainedModel:
-        """As ``PreTrainedModel.from_pretrained``, of the class that the folder's ``model_type`` stands for."""
-        bound: type[PreTrainedModel] = type(cls.__name__, (PreTrainedModel,), {"_chosen": classmethod(lambda _, config: cls._chosen(config))})
-        return bound.from_pretrained(pretrained_model_name_or_path, **settings)
-
-    @classmethod
-    def from_config(cls, config: PretrainedConfig, **strange: Any) -> PreTrainedModel:
-        """A model with fresh weights."""
-        for name in strange.keys() - _NO_EFFECT - {"torch_dtype", "dtype"}:
-            raise unknown("argument of from_config", name, ["config", "torch_dtype", "dtype"])
-        made = cls._chosen(config)(config)
-        kind = strange.get("dtype", strange.get("torch_dtype"))
-        return made if kind is None else made.to(_dtype(kind, None))
-
-
-@cache
-def auto_class(name: str) -> type[_Auto]:
-    """The automatic class of this name."""
-    kinds, writes = AUTO_MODELS[name]
-    return type(name, (_Auto,), {"kinds": kinds, "writes": writes, "__doc__": f"Version 4's {name}.", "__module__": __name__})
-
-
-def _dtype(wanted: Any, folder: Folder | None) -> torch.dtype:
+    Raises:
+        OptionError: it is none of a model.
+    """
     if wanted == "auto":
         floating = {kind for kind in folder.files.dtypes if kind.is_floating_point} if folder is not None else set()
         return floating.pop() if len(floating) == 1 else torch.float32

@@ -41,6 +41,35 @@ class NoSettings:
     """The settings of a task that has none."""
 
 
+class Cut(UserWarning):
+    """Text of training that was cut, because it has to stay in one row; those of a data set are summed up in one.
+
+    Args:
+        what: what was cut, ``source``.
+        first: the first row.
+        tokens, limit: how many that has and how many fit.
+        lost: tokens that are cut in all rows.
+        rows, of: how many rows are cut, of how many; of one that stands alone None.
+    """
+
+    def __init__(self, what: str, first: str, tokens: int, limit: int, lost: int, rows: int = 1, of: int | None = None) -> None:
+        self.what, self.first, self.tokens, self.limit, self.lost, self.rows = what, first, tokens, limit, lost, rows
+        counted = f"{rows:,} of {of:,} rows" if of is not None else "one row"
+        super().__init__(
+            f"{what}s of training that are too long are cut, first {first} ({tokens} tokens, at most {limit} fit); cut off: {lost:,} tokens of {counted}. "
+            "There is one target to a whole source, so they can't be read in windows: part long pairs into shorter ones, leave them out, "
+            "or take a base that reads more; with long='error' they are refused"
+        )
+
+    def with_more(self, other: Cut) -> Cut:
+        """Both together; the first row stays."""
+        return Cut(self.what, self.first, self.tokens, self.limit, self.lost + other.lost, self.rows + other.rows)
+
+    def among(self, rows: int) -> Cut:
+        """The same, told as a part of so many rows."""
+        return Cut(self.what, self.first, self.tokens, self.limit, self.lost, self.rows, rows)
+
+
 class Score(Protocol):
     """Accumulates answers against the truth; never keeps logits."""
 
@@ -149,6 +178,11 @@ class Task(nn.Module):
             tokenizer: its tokenizer.
         """
         return settings
+
+    @classmethod
+    def pools(cls, settings: Any) -> bool:
+        """Whether these settings leave it to the model's folder how a text's vectors become one: it then fills their ``pooling`` and ``normalize``."""
+        return False
 
     @classmethod
     def named(cls, name: str) -> dict[str, Any] | None:

@@ -1,7 +1,10 @@
 """What the tasks share that write a text for a text: rows of source and target, sources that are too long, measures against a reference.
 
-Unusual: a text that does not fit is read in pieces that keep their place in it; nothing is cut unless the caller asks for it, save sources and targets of
-training, of which a warning tells.
+Unusual: a text that does not fit is read in pieces that keep their place in it, when it is answered and when answers are evaluated; nothing is cut unless
+the caller asks for it, save sources and targets of training. There the data has one target to a whole source and does not say which part of it answers
+which piece: the whole target behind each piece would teach to write what the piece does not say, parts of equal shares would be a guess. So the pair stays
+one row, its end is cut, and a warning says how many rows and tokens that are and what to do; ``long="error"`` refuses such pairs. A target that is cut has
+no end token, so the model does not learn to stop there.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 from nabi.batch import Row
 from nabi.errors import DataError, InputError, OptionError
 from nabi.inputs import Inputs
-from nabi.tasks import Example, Form, Use
+from nabi.tasks import Cut, Example, Form, Use
 from nabi.tasks._generating import Generating, refuse_chat, told
 
 # where a sentence ends: a mark with its closing quotes and a space behind it, a mark of Chinese or Japanese, or an end of line
@@ -57,10 +60,11 @@ class TextToText(Generating):
         fits = len(whole.ids) <= limit
         if use == "train":
             target = self.truth(example, where)
-            aims = self._target(target, inputs, where)
+            aims = self._target(target, inputs, options, where)
             if not fits:
-                _cut("source", where, len(whole.ids), limit)
-                whole = inputs.tokenizer.truncated(before + source, None, limit)[0]
+                kept = inputs.tokenizer.truncated(before + source, None, limit)[0]
+                _cut("source", where, len(whole.ids), limit, len(kept.ids), options)
+                whole = kept
             row = Row({"text": {"tokens": whole.ids}, "target": {"tokens": [self._start, *aims[:-1]]}}, targets={"next": aims})
             return [row]
         if fits and not self.apart(options):
@@ -125,7 +129,7 @@ class TextToText(Generating):
             raise OptionError("the model does not say which token its output begins with", expected="decoder_start_token_id in its config.json")
         return start
 
-    def _target(self, target: str, inputs: Inputs, where: str) -> list[int]:
+    def _target(self, target: str, inputs: Inputs, options: Any, where: str) -> list[int]:
         tokenizer = inputs.tokenizer.target
         ids = tokenizer.encode(target).ids
         end = next(iter(self.decoding.eos_token_id), None)
@@ -134,7 +138,7 @@ class TextToText(Generating):
         if not ids:
             raise DataError(f"{where}: the target is empty", value=target, expected="at least one token")
         if len(ids) > inputs.max_length:
-            _cut("target", where, len(ids), inputs.max_length)
+            _cut("target", where, len(ids), inputs.max_length, inputs.max_length, options)
             ids = ids[: inputs.max_length]
         return ids
 
@@ -213,5 +217,9 @@ def _halved(source: str, a: int, b: int, limit: int, size: Any) -> Iterator[tupl
             yield from _halved(source, x, y, limit, size)
 
 
-def _cut(what: str, where: str, length: int, limit: int) -> None:
-    warnings.warn(f"{what}s of training that are too long are cut, first {where or 'one'} ({length} tokens, at most {limit} fit)", stacklevel=3)
+def _cut(what: str, where: str, length: int, limit: int, kept: int, options: Any) -> None:
+    """Tell that a text of training is cut from ``length`` tokens to ``kept``, or refuse it if the caller wants that."""
+    if options.long == "error":
+        fix = "part the pair, leave it out, or let its end be cut with long='truncate'"
+        raise InputError(f"{where or 'the row'}: the {what} is too long", value=f"{length} tokens", expected=f"at most {limit}", fix=fix)
+    warnings.warn(Cut(what, where or "one", length, limit, length - kept), stacklevel=3)

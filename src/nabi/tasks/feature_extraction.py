@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +21,23 @@ from nabi.inputs import Inputs, Reading
 from nabi.layout import Layout
 from nabi.metrics.detail import Array
 from nabi.nn.body import Body, Run
-from nabi.tasks import Example, Form, NoSettings, Score, Task, Use
+from nabi.tasks import Example, Form, Score, Task, Use
+from nabi.weights.pooled import checked
 
 _TOKENIZE = ("truncation", "max_length", "stride", "padding", "return_tensors")  # of v4's ``tokenize_kwargs``: what is understood
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What belongs to the model.
+
+    Attributes:
+        pooling: how its makers pool, as the folder says; None if it does not.
+        normalize: whether they scale an embedding to length 1.
+    """
+
+    pooling: str | None = None
+    normalize: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,13 +45,14 @@ class FeatureOptions(Reading):
     """What a call may set, beside how a text is read.
 
     Attributes:
-        pooling: one vector a text: the ``mean`` of its tokens, special ones included, their ``max``, the first (``cls``) or the ``last``; None gives all.
+        pooling: one vector a text: the ``mean`` of its tokens, special ones included, their ``max``, the first (``cls``) or the ``last``; ``stated`` pools
+            and scales as the model's folder says (``modules.json``); None gives all.
         normalize: scale an embedding to length 1.
         return_tensors: a tensor in place of nested lists.
         tokenize_kwargs: v4's way to say ``truncation`` and ``max_length``.
     """
 
-    pooling: Literal["mean", "max", "cls", "last"] | None = None
+    pooling: Literal["mean", "max", "cls", "last", "stated"] | None = None
     normalize: bool = False
     return_tensors: bool = False
     tokenize_kwargs: Mapping[str, Any] | None = None
@@ -67,7 +82,7 @@ class FeatureExtraction(Task):
     columns = ()
     optional_columns = ("text", "text_pair")
     heads = ()
-    Options = FeatureOptions
+    Options, Settings = FeatureOptions, FeatureSettings
 
     reads: str = "text"
 
@@ -76,9 +91,21 @@ class FeatureExtraction(Task):
         return "text" in body.needs
 
     @classmethod
-    def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> NoSettings:
+    def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> FeatureSettings:
         fix = "train another task, such as text_classification or sentence_similarity, and take the features of that model"
         raise OptionError("feature_extraction has no head, so there is nothing to train", fix=fix)
+
+    @classmethod
+    def pools(cls, settings: FeatureSettings) -> bool:
+        return settings.pooling is None
+
+    def _stated(self, options: FeatureOptions) -> FeatureOptions:
+        """The options of a call, with the folder's pooling where that is asked for."""
+        if options.pooling != "stated":
+            return options
+        if self.settings.pooling is None:
+            raise OptionError("the model does not say how it pools", value="stated", expected="a folder with modules.json", fix="give mean, max, cls or last")
+        return replace(options, pooling=checked(self.settings.pooling), normalize=options.normalize or self.settings.normalize)
 
     def outputs(self) -> dict[str, int]:
         return {}
@@ -109,6 +136,7 @@ class FeatureExtraction(Task):
 
     def read(self, run: Run, batches: Iterable[Batch], options: FeatureOptions) -> Iterator[tuple[int, Array]]:
         """(row id, (W,) of an embedding or (tokens, W))."""
+        options = self._stated(options)
         for batch in batches:
             part, layout = run.part(batch, self.reads), run.layout(batch, self.reads)
             kept = _kept(layout, options)
@@ -127,6 +155,7 @@ class FeatureExtraction(Task):
 
     def answer(self, readings: Sequence[Array], rows: Sequence[Row], example: Example, options: FeatureOptions) -> dict[str, Any]:
         """``{"embedding", "windows", "truncated"}``, with ``features`` (tokens, W) in place of the embedding where nothing is pooled."""
+        options = self._stated(options)
         told = {"windows": len(rows), "truncated": any(row.notes["truncated"] for row in rows)}
         if options.pooling is None:
             return {"features": (_once(readings, rows) if len(rows) > 1 else readings[0]).tolist(), **told}

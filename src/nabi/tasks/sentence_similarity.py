@@ -2,9 +2,9 @@
 
 A ``cross`` encoder reads both in one row and its head gives the number (Devlin et al. 2018, "BERT", section 4.1, on STS-B); it is the usual choice, for
 each text is read in view of the other, which is often better (Thakur et al. 2020, "Augmented SBERT", abstract). A ``bi`` encoder reads each alone, and the
-number is the cosine of their mean-pooled vectors (Reimers & Gurevych 2019, "Sentence-BERT", section 3): it needs no head, so a bare sentence encoder
-answers without training, and a source is read once for any number of sentences. Unusual: the scale of the scores is found in the data, and answers are on
-it; a long text is read whole, in windows, in training too.
+number is the cosine of their vectors, the means of the tokens' unless the folder says how its makers pool (Reimers & Gurevych 2019, "Sentence-BERT",
+section 3): it needs no head, so a bare sentence encoder answers without training, and a source is read once for any number of sentences. Unusual: the scale
+of the scores is found in the data, and answers are on it; a long text is read whole, in windows, in training too.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from nabi.metrics.measured import Measured
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
 from nabi.tasks import Example, Form, Score, Task, Use
+from nabi.weights.pooled import checked
 
 _PAIR = "{'text': ..., 'text_pair': ...}, or {'source_sentence': ..., 'sentences': [...]}"
 
@@ -40,12 +41,17 @@ class SimilaritySettings:
         encoder: ``cross`` reads both texts in one row, ``bi`` each in a row of its own.
         scale: the score of texts that have nothing in common and of those that say the same; found in the training data. A ``bi`` encoder's cosines of
             0 and 1 stand for them.
+        pooling: of a ``bi`` encoder how a text's vectors become one: ``mean``, ``max``, ``cls`` (the first) or ``last``; if None as its
+            folder says (``modules.json``), else the mean. Those of a long text's windows are averaged by their length.
+        normalize: whether the folder scales vectors to length 1, which no cosine feels.
         sigmoid: a ``cross`` encoder's output goes through a sigmoid, which is stretched over the scale; without it the output is the score.
     """
 
     encoder: Literal["cross", "bi"] = "cross"
     scale: tuple[float, float] = (0.0, 1.0)
     sigmoid: bool = False
+    pooling: str | None = None
+    normalize: bool = False
 
 
 class SentenceSimilarity(Task):
@@ -71,6 +77,9 @@ class SentenceSimilarity(Task):
             raise OptionError("the scale is none", value=list(settings.scale), expected="the lowest score and a higher one, such as [0, 5]")
         if settings.sigmoid and settings.encoder == "bi":
             raise OptionError("a bi-encoder has no output that could go through a sigmoid", fix="leave sigmoid out, or take encoder=cross")
+        if settings.encoder == "cross" and settings.pooling is not None:
+            raise OptionError("a cross-encoder pools nothing", value=settings.pooling, fix="leave pooling out, or take encoder=bi")
+        self.pooling = checked(settings.pooling or "mean")
 
     # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -81,6 +90,10 @@ class SentenceSimilarity(Task):
     @classmethod
     def builds(cls, settings: SimilaritySettings) -> tuple[str, ...]:
         return cls.optional_heads if settings.encoder == "cross" else ()
+
+    @classmethod
+    def pools(cls, settings: SimilaritySettings) -> bool:
+        return settings.encoder == "bi" and settings.pooling is None
 
     @classmethod
     def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> SimilaritySettings:
@@ -168,12 +181,15 @@ class SentenceSimilarity(Task):
         return {"score": ((found - wanted) ** 2).sum()}
 
     def _values(self, run: Run, batch: Batch) -> Tensor:
-        """(N, W) the mean of each row's tokens, special ones included, or (N, 1) the head's output."""
+        """(N, W) the mean of each row's tokens, special ones included, or what else the folder pools; or (N, 1) the head's output."""
         if self.settings.encoder == "cross":
             head: Head = self.row  # type: ignore[assignment]
             return head.read(run, batch)
         values = run(batch, keep={self.reads: None})[self.reads].values
-        return run.layout(batch, self.reads).mean(values if values.dtype == torch.float64 else values.float())
+        values, layout = values if values.dtype == torch.float64 else values.float(), run.layout(batch, self.reads)
+        if self.pooling == "max":
+            return torch.stack([row.amax(0) for row in torch.split(values, list(layout.lengths))])
+        return {"mean": layout.mean, "cls": layout.first, "last": layout.last}[self.pooling](values)
 
     def read(self, run: Run, batches: Iterable[Batch], options: Reading) -> Iterator[tuple[int, list[float]]]:
         """(row id, (W,) the vector of a text's window, or (1,) the output of a pair's)."""

@@ -2,6 +2,7 @@
 
 An entry belongs to all that decides the rows: the data's hash and columns, the tokenizer, the task with its settings, options and use, what the body reads, and
 the code of tasks and tokenizers itself, so a new version encodes anew. Only nabi's own tasks are kept: of a plugin nobody knows which other files decide it.
+Unusual: what is warned of while rows are encoded is said once a table, with how many rows and tokens were cut; it is kept with the rows and said again.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -24,7 +26,7 @@ from nabi.data import Table
 from nabi.data.binary import MAGIC, Unstorable, from_bytes, to_bytes
 from nabi.data.records import Records, load_numbers, save_numbers, write
 from nabi.model import Model
-from nabi.tasks import Use
+from nabi.tasks import Cut, Use
 
 _MODULE = {"training", *vars(torch.nn.Module())}  # what every module holds
 CODE = ("tasks", "text", "inputs.py", "batch.py", "model.py", "training/encoded.py", "data/binary.py")  # what decides how an example is encoded
@@ -48,9 +50,13 @@ def encoded(model: Model, table: Table, options: Any, use: Use, say: Callable[[s
     def fresh() -> Iterator[list[Row]]:
         return (model.encode(example, options, use, table.where(i), i) for i, example in enumerate(table))
 
+    def all_rows() -> list[list[Row]]:
+        with _summed(len(table)):
+            return list(fresh())
+
     ours = all(base.__module__.partition(".")[0] in ("nabi", "torch", "builtins") for base in type(model.task).__mro__)
     if not ours or kept.folder() is None:
-        return list(fresh())
+        return all_rows()
     key, anchors = _key(model, table, options, use), _anchors(model)
     found = kept.find("rows", key)
     if found is not None:
@@ -61,28 +67,49 @@ def encoded(model: Model, table: Table, options: Any, use: Use, say: Callable[[s
         facts = {"name": table.name, "warnings": []}
         try:
             with kept.writing("rows", key, f"{model.task.name}, {use}: {len(table):,} rows of {table.name}", facts) as draft:
-                _write(draft, fresh(), anchors, facts["warnings"])
+                _write(draft, fresh(), anchors, facts["warnings"], len(table))
         except Unstorable:
-            return list(fresh())
+            return all_rows()
         except OSError as problem:
             say(f"The encoded rows can't be kept in the cache ({problem.strerror or problem}), so they stay in memory.")
-            return list(fresh())
+            return all_rows()
         path = kept.folder_of("rows", key)
     return Records(path / "rows.bin", load_numbers(path / "offsets.npy"), lambda data, i: _rows(data, i, anchors), f"the cache's {path.name}/rows.bin")
 
 
-def _write(draft: Path, rows: Iterator[list[Row]], anchors: Mapping[str, Any], told: list[str]) -> None:
-    said: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught, (draft / "rows.bin").open("wb") as file:
-            said = caught
-            warnings.simplefilter("always")
-            offsets = write(file, (to_bytes([[row.parts, row.rows, row.targets, row.notes] for row in of_example], anchors) for of_example in rows))
-    finally:
-        for each in said:
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    told += list(dict.fromkeys(str(each.message) for each in said))[:TOLD]
+def _write(draft: Path, rows: Iterator[list[Row]], anchors: Mapping[str, Any], told: list[str], count: int) -> None:
+    with _summed(count) as said, (draft / "rows.bin").open("wb") as file:
+        offsets = write(file, (to_bytes([[row.parts, row.rows, row.targets, row.notes] for row in of_example], anchors) for of_example in rows))
+    told += said[:TOLD]
     save_numbers(draft / "offsets.npy", offsets)
+
+
+@contextmanager
+def _summed(count: int) -> Iterator[list[str]]:
+    """Warnings inside the block are given behind it, each once, and if it ends well those of what was cut summed up; their texts are in the list by then."""
+    others: dict[str, tuple[Warning, str, int]] = {}
+    cut: dict[str, tuple[Cut, str, int]] = {}
+    told: list[str] = []
+
+    def take(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None) -> None:
+        warning = message if isinstance(message, Warning) else category(message)
+        if not isinstance(warning, Cut):
+            others.setdefault(str(warning), (warning, filename, lineno))
+            return
+        before = cut.get(warning.what)
+        cut[warning.what] = (before[0].with_more(warning) if before else warning, filename, lineno)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = take
+            yield told
+        for what, (found, filename, number) in cut.items():
+            others[what] = found.among(count), filename, number
+    finally:
+        for warning, filename, number in others.values():
+            told.append(str(warning))
+            warnings.warn_explicit(warning, type(warning), filename, number)
 
 
 def _rows(data: bytes, example: int, anchors: Mapping[str, Any]) -> list[Row]:

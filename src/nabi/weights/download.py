@@ -35,6 +35,7 @@ _SMALL = (
     "config.json", "nabi.json", "README.md", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     *TOKENIZERS, *PROCESSORS,
 )  # fmt: skip
+_POOLED = re.compile(r"modules\.json|\d+_Pooling/config\.json")  # how a sentence encoder pools: sentence-transformers' layout
 _TRIES, _PAUSE, _TIMEOUT = 5, 0.5, 20.0  # attempts that bring no byte, seconds after the first of them, seconds without a byte
 
 _token: ContextVar[str | bool | None] = ContextVar("token", default=None)
@@ -107,7 +108,7 @@ def fetch(model: str, revision: str, home: Path, weights: bool) -> Path:
     """
     source = _listed(model, revision)
     snapshot = home / "snapshots" / source.commit
-    names = [name for name in source.listed if name in _SMALL]
+    names = [name for name in source.listed if name in _SMALL or _POOLED.fullmatch(name)]
     try:
         for folder in (home / "blobs", snapshot):
             folder.mkdir(parents=True, exist_ok=True)
@@ -195,8 +196,9 @@ def _linked(file: _File, source: _Source, home: Path) -> bool:
         return True
     if not blob.is_file() or blob.stat().st_size != file.size:
         return False
+    link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
-    link.symlink_to(Path("..", "..", "blobs", file.hash))
+    link.symlink_to(Path(*[".."] * (2 + file.name.count("/")), "blobs", file.hash))
     return True
 
 
