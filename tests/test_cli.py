@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -250,7 +251,7 @@ def refused(done: Done, message: str, left: list[str]) -> None:
         (["--dev", "nowhere.jsonl"], "no such file"),
         (["--dev", "1.5"], "the dev fraction is out of range"),
         (["--plugin", "nowhere.py"], "no such plugin file: 'nowhere.py'"),
-        (["--processes", "2"], "one process"),
+        (["--processes", "0"], "--processes is out of range: 0"),
         (["--device", "nowhere"], "the device can't be used here: 'nowhere"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -324,6 +325,7 @@ def test_resume(work: Path, tokenizer: Path, call: Callable[..., Done]) -> None:
     assert done.code == 2 and "the output folder is not empty" in done.err and "--resume" in done.err
     done = call(*train(work, tokenizer, "--resume"))
     assert done.code == 2 and "this run is over" in done.err
+    shutil.copytree("out/last", "out/best")  # as if it had not come to its end
     Path("out/config.json").unlink()
     done = call(*train(work, tokenizer, "--resume", "--seed", "3"))
     assert done.code == 2 and "plan.seed was 0 and is 3" in done.err

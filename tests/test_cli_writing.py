@@ -163,7 +163,7 @@ def test_steps_of_beams_are_a_tree(task: str, call: Callable[..., Done]) -> None
 
 @pytest.mark.parametrize(("args", "message"), [
     (["text_generation", "나비" * 400], "leaves no room"),
-    (["text2text_generation", "나비" * 400], "is too long"),
+    (["text2text_generation", "나비" * 400, "--set", "long=error"], "is too long"),
     (["translation", "나비" * 400, "--set", "long=error"], "is too long"),
     (["translation", "나비", "--set", "max_new_token=3"], "did you mean 'max_new_tokens'"),
     (["translation", "나비", "--set", "max_new_tokens=0"], "max_new_tokens=0 is less than 1"),

@@ -21,7 +21,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = [
     {"errors"},
     {"config", "files", "memory", "plugins", "cache", "progress", "ranks"},
-    {"pages"},
+    {"pages", "pool"},
     {"layout"},
     {"batch"},
     {"text", "data", "nn", "decoding", "weights", "metrics"},

@@ -121,7 +121,7 @@ def test_what_decides_the_rows_is_in_the_key(built: Model, words: Path, tmp_path
         found = encoded(made, source, chosen, use, pytest.fail)  # type: ignore[arg-type]
         assert len(cache.entries()) == number
         assert exact(found, [made.encode(e, chosen, use, "", i) for i, e in enumerate(source)])  # type: ignore[arg-type]
-    monkeypatch.setattr(encoding, "_code", lambda: "a new version")
+    monkeypatch.setattr(encoding, "code", lambda: "a new version")
     encoded(built, table, options, "train", pytest.fail)
     assert len(cache.entries()) == len(others) + 2
 

@@ -203,6 +203,7 @@ EVERY: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], Call
     "next_sentence": ("bert", BERT, {}, {}, lambda t, a, b: {"text": t, "next": "ada", "is_next": True}),
     "pretraining": ("bert", BERT, {}, {}, lambda t, a, b: {"text": t, "next": "ada", "is_next": True}),
     "text_generation": ("gpt2", {k: v for k, v in BERT.items() if k != "intermediate_size"}, {}, WRITE, lambda t, a, b: {"text": t}),
+    "denoise": ("bart", BART, {"decoding": DECODING}, WRITE, lambda t, a, b: {"text": t}),
     "translation": ("bart", BART, {"decoding": DECODING}, WRITE, lambda t, a, b: {"source": t, "target": "ada"}),
     "summarization": ("bart", BART, {"decoding": DECODING}, WRITE, lambda t, a, b: {"source": t, "target": "ada"}),
     "text2text_generation": ("bart", BART, {"decoding": DECODING}, WRITE, lambda t, a, b: {"source": t, "target": "ada"}),
@@ -246,7 +247,7 @@ def test_every_text_task_is_in_the_table() -> None:
 def test_what_stands_anywhere_in_a_long_text_reaches_the_answer(task: str, place: str, words: Path) -> None:
     model, options = random_model(task, words)
     example = EVERY[task][-1]
-    marker = "[MASK]" if task == "fill_mask" else NAMES[4]
+    marker = "[MASK]" if task in ("fill_mask", "denoise") else NAMES[4]
     text, begin, end = marked(marker, place)
     assert len(text) >= LENGTH and text[begin:end] == marker
     given = example(text, begin, end)
@@ -267,6 +268,9 @@ def test_what_stands_anywhere_in_a_long_text_reaches_the_answer(task: str, place
         pieces = answer.get("parts", answer["pieces"])
         (piece,) = [piece for piece in pieces if piece["start"] <= begin and end <= piece["end"]]
         assert len(pieces) > 100 and piece["text"] == model.predict(text[piece["start"] : piece["end"]], **options)["text"]
+        return
+    if task == "denoise":
+        assert [(fill["start"], fill["end"]) for fill in answer["fills"]] == [(begin, end)]
         return
     if task == "fill_mask":
         assert [(mask["start"], mask["end"]) for mask in answer["masks"]] == [(begin, end)]

@@ -294,8 +294,9 @@ def test_damaged_settings_of_decoding_are_refused(models: dict[str, Path], tmp_p
 
 def test_the_command_summarises_a_long_document_and_ends_with_2_where_the_input_was_wrong(models: dict[str, Path]) -> None:
     settings = [part for name, value in QUICK.items() for part in ("--set", f"{name}={value}")]
-    code, out, _ = command("predict", models["bart"], document(9), *settings, "--json")
-    assert code == 0 and len(json.loads(out)["parts"]) > 1
+    code, out, err = command("predict", models["bart"], document(9), *settings, "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["parts"]) > 1
     for wrong, message in (("min_length=50", "leaves less room"), ("num_return_sequences=2", "without beams"), ("long=error", "input 1 is too long")):
         code, out, err = command("predict", models["bart"], document(9), "--set", wrong)
         assert (code, out) == (2, "") and message in err and "Traceback" not in err

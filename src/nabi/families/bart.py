@@ -143,6 +143,7 @@ FAMILY = Family(
     },
     hf=HF(
         types={"bart": "Bart"},
+        task="summarization",  # what most of its checkpoints with a vocabulary are trained for
         fields={
             "vocab_size": "vocab_size",
             "d_model": "hidden_size",
