@@ -101,15 +101,15 @@ def one_by_one(model: Any, given: Sequence[Row], **more: Any) -> list[Any]:
 def layers_of(body: Any, given: Batch) -> dict[str, list[Tensor]]:
     """What enters the first layer and what each layer gives, of both stacks."""
     seen = {role: [x.values] for role, x in body.embed(given).items()}
-    kept = {layer: layer.decode for layer in body.decoder}
+    kept = {layer: layer.forward for layer in body.decoder}
     hooks = [layer.register_forward_hook(lambda m, _, out: seen["text"].append(out)) for layer in body.encoder]
-    for layer, decode in kept.items():
-        layer.decode = lambda *args, decode=decode: seen["target"].append(decode(*args)) or seen["target"][-1]
+    for layer, forward in kept.items():
+        layer.forward = lambda *args, forward=forward: seen["target"].append(forward(*args)) or seen["target"][-1]
     body(given)
     for hook in hooks:
         hook.remove()
     for layer in kept:
-        del layer.decode
+        del layer.forward
     return seen
 
 
