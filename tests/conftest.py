@@ -41,9 +41,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tokenizer that fits every tiny vocabulary: WordPiece over letters, 60 words."""
-    folder, letters = tmp_path_factory.mktemp("tokenizer"), string.ascii_lowercase
+    folder, letters = tmp_path_factory.mktemp("words"), string.ascii_lowercase
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", *letters, *(f"##{c}" for c in letters)]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(small_words: Path) -> Path:
+    """The tokenizer of a test; a folder of tests may have another."""
+    return small_words

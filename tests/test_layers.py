@@ -20,7 +20,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # lowest first; the top of nabi (its public names) lies below those who use them
 LEVELS = [
     {"errors"},
-    {"config", "files", "memory", "plugins", "cache", "progress", "ranks"},
+    {"files"},
+    {"config", "memory", "plugins", "cache", "progress", "ranks"},
     {"pages", "pool"},
     {"layout"},
     {"batch"},

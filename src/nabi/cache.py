@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nabi.errors import OptionError
+from nabi.files import sync
 
 KINDS = {"rows": "encoded rows", "tables": "a large file's index"}
 FACTS = "facts.json"
@@ -111,7 +112,7 @@ def writing(kind: str, key: str, about: str, facts: dict[str, Any]) -> Iterator[
         content = {"about": about, "files": files, "facts": facts}
         (draft / FACTS).write_text(json.dumps({"sha256": _hashed(content), **content}, ensure_ascii=False, indent=1), encoding="utf-8")
         for file in (*draft.iterdir(), draft):
-            _synchronised(file)
+            sync(file)
         with contextlib.suppress(FileExistsError, NotADirectoryError):
             _renamed(draft, root / kind / key)
     finally:
@@ -193,15 +194,7 @@ def _renamed(draft: Path, path: Path) -> None:
     except OSError:
         if not path.is_dir():  # else another writer was first, and its entry says the same
             raise
-    _synchronised(path.parent)
-
-
-def _synchronised(path: Path) -> None:
-    place = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
+    sync(path.parent)
 
 
 def _size(path: Path) -> int:

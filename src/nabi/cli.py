@@ -85,11 +85,12 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
     from nabi.config import from_dict, read_file
 
     spec = _Spec(read_file(Path(recipe)) if recipe else {}, given, settings)
-    processes, world = spec.values["processes"], int(os.environ.get("WORLD_SIZE", "1"))
-    if processes < 1 or (world > 1 and processes not in (1, world)):
-        fix = "leave --processes out under torchrun" if world > 1 else ""
-        raise OptionError("--processes is out of range", value=processes, expected=f"{world}, as torchrun says" if world > 1 else "1 or more", fix=fix)
-    if processes > 1 and world == 1:
+    processes, world = spec.values["processes"], os.environ.get("WORLD_SIZE", "1")
+    if processes < 1:
+        raise OptionError("--processes is out of range", value=processes, expected="1 or more")
+    if world != "1" and str(processes) not in ("1", world):
+        raise OptionError("--processes is not what torchrun says", value=processes, expected=world, fix="leave --processes out under torchrun")
+    if processes > 1 and world == "1":
         sys.exit(_launched(processes, sys.argv[1:]))
     search = spec.values["find_rate"]
     task, data = (spec.need(name) for name in ("task", "data"))

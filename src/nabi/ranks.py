@@ -155,7 +155,7 @@ def found() -> Ranks:
         OptionError: the environment is not that of torchrun.
         TrainingError: some did not come.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _number("WORLD_SIZE", 1) == 1:
         return ALONE
     if not dist.is_initialized():
         _join()
@@ -172,6 +172,13 @@ def _patience() -> dt.timedelta:
         raise OptionError("NABI_PREFLIGHT is no number", value=text, expected="seconds, such as 60") from None
 
 
+def _number(name: str, usual: int | None = None) -> int:
+    text = os.environ.get(name, str(usual))
+    if not text.isdecimal():
+        raise OptionError(f"{name} is no number", value=text, expected="what torchrun sets", fix=f"start with torchrun, or unset {name}")
+    return int(text)
+
+
 def _missed(world: int, missing: list[int], why: str = "") -> TrainingError:
     who = f"{_those(missing)} of {world}" if missing else f"some of {world} processes"
     return TrainingError(f"{who} did not come within {_patience().total_seconds():g} s{why}. Look at what they are doing; NABI_PREFLIGHT=SECONDS waits longer.")
@@ -181,7 +188,9 @@ def _join() -> None:
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise OptionError("WORLD_SIZE is set, but not what belongs to it", value=", ".join(missing), fix="start with torchrun, or unset WORLD_SIZE")
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, world = _number("RANK"), _number("WORLD_SIZE")
+    if not 0 <= rank < world:
+        raise OptionError("RANK is out of range", value=rank, expected=f"0 to {world - 1}, since WORLD_SIZE is {world}", fix="start with torchrun")
     store = _store(rank, world)
     every = [f"nabi/here/{other}" for other in range(world)]
     store.set(every[rank], "yes")
@@ -202,7 +211,7 @@ def _join() -> None:
 def _store(rank: int, world: int) -> Store:
     """Where the processes find each other: under torchrun one for this attempt alone, of which the agent's tells where it is."""
     try:
-        given = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        given = (os.environ["MASTER_ADDR"], _number("MASTER_PORT"))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return TCPStore(*given, world, is_master=rank == 0, timeout=_patience(), wait_for_workers=False)
         agent = TCPStore(*given, is_master=False, timeout=_patience())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nabi import ranks
+from nabi.errors import OptionError
 from training.small import same
 from training.together import Together
 
@@ -152,3 +153,23 @@ def test_processes_that_were_given_other_things_are_told_which(together: Togethe
 def test_a_run_whose_processes_have_other_plans_is_refused_by_all(tokenizer: Path, together: Together) -> None:
     for told in together("fitted_differently", 2, tokenizer=str(tokenizer)):
         assert "plan.batch is 4 in process 0; 5 in process 1" in told and "plan.steps" not in told
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is no number: 'two'"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set, but not what belongs to it"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "RANK is out of range: 2. Expected 0 to 1"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}, "MASTER_PORT is no number: 'x'"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "NABI_PREFLIGHT": "soon"}, "NABI_PREFLIGHT is no number: 'soon'"),
+    ],
+)
+def test_an_environment_that_is_not_torchruns(environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError) as caught:
+        ranks.found()
+    assert message in str(caught.value)

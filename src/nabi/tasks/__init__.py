@@ -18,7 +18,7 @@ from nabi import plugins
 from nabi.batch import FILLER, Batch, Row, Target
 from nabi.data import Finding, Table
 from nabi.data.shards import Window
-from nabi.errors import InputError, OptionError, unknown
+from nabi.errors import DataError, InputError, OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
@@ -378,6 +378,18 @@ class Task(nn.Module):
     def present(self, answer: Any, options: Any, alone: bool) -> Any:
         """The answer in the shape of the incumbent's v4 pipeline; ``alone`` as :meth:`alone` says."""
         return answer
+
+
+def own_text(example: Example, where: str) -> str:
+    """The truth for a task that learns a text from itself.
+
+    Raises:
+        DataError: the example has none.
+    """
+    text = example.get("text")
+    if not isinstance(text, str):
+        raise DataError(f"{where} has no text", value=text, expected="a str")
+    return text
 
 
 def find(name: str) -> type[Task]:

@@ -24,7 +24,7 @@ from nabi.metrics import LanguageScore
 from nabi.metrics.written import Restored
 from nabi.nn.body import Body, Run
 from nabi.nn.losses import CHUNK
-from nabi.tasks import Example, Form, Score, Use
+from nabi.tasks import Example, Form, Score, Use, own_text
 from nabi.tasks._denoising import (
     NONE,
     SHARE,
@@ -278,10 +278,7 @@ class Denoise(Generating):
         raise OptionError("the blanks of a text are filled when all of them are written, so there is nothing to stream", fix="ask for it with predict")
 
     def truth(self, example: Example, where: str) -> str:
-        text = example.get("text")
-        if not isinstance(text, str):
-            raise DataError(f"{where} has no text", value=text, expected="a str")
-        return text
+        return own_text(example, where)
 
     def score(self) -> Score:
         return _Score()

@@ -21,7 +21,7 @@ from nabi.inputs import Inputs, Long, Reading
 from nabi.metrics.detail import Detail
 from nabi.nn.body import Body, Run
 from nabi.nn.heads import Head
-from nabi.tasks import Example, Score, Task, Use, _masking
+from nabi.tasks import Example, Score, Task, Use, _masking, own_text
 from nabi.text import Tokenizer
 from nabi.text.encoding import Encoding
 
@@ -227,10 +227,7 @@ class FillMask(Task):
         return {"masks": masks, "windows": notes["windows"], "truncated": notes["truncated"]}
 
     def truth(self, example: Example, where: str) -> str:
-        text = example.get("text")
-        if not isinstance(text, str):
-            raise DataError(f"{where} has no text", value=text, expected="a str")
-        return text
+        return own_text(example, where)
 
     def score(self) -> Score:
         return _masking.MaskedScore()

@@ -19,7 +19,7 @@ from nabi.errors import DataError, InputError
 from nabi.inputs import Inputs
 from nabi.metrics import LanguageScore
 from nabi.metrics.written import Modelled
-from nabi.tasks import Example, Score, Use
+from nabi.tasks import Example, Score, Use, own_text
 from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, GenerationSettings, Piece, refuse_chat, told
 from nabi.tasks._streaming import tidied
 from nabi.text import Tokenizer
@@ -163,10 +163,7 @@ class TextGeneration(Generating):
         }
 
     def truth(self, example: Example, where: str) -> str:
-        text = example.get("text")
-        if not isinstance(text, str):
-            raise DataError(f"{where} has no text", value=text, expected="a str")
-        return text
+        return own_text(example, where)
 
     def score(self) -> Score:
         return _Score()

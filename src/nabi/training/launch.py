@@ -32,8 +32,8 @@ def launch(processes: int, command: Sequence[str], restarts: int = RESTARTS) -> 
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     with tempfile.TemporaryDirectory(prefix="nabi-") as folder:
-        given = {OUTCOME: folder, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
-        os.environ.update({name: value for name, value in given.items() if name == OUTCOME or name not in os.environ})
+        os.environ[OUTCOME] = folder
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,

@@ -27,7 +27,7 @@ from nabi.training.plan import Plan
 from nabi.training.spread import Spread
 
 TRIMMED = 16  # updates on a CPU before free memory is given back
-_TOKENS, _STOP = " tokens", " stop"  # told beside the counts, in one exchange; no loss has such a name
+_TOKENS, _STOP = " tokens", " stop"  # told beside the losses, in one exchange; no loss has such a name
 
 
 @dataclass
@@ -124,10 +124,7 @@ def _step(spread: Spread, optimizer: Optimizer, feed: Feed, plan: Plan, n: int, 
     device = model.device
     rate = plan.learning_rate * plan.rate(n, feed.total)
     batches = [batch.to(device) for batch in feed.step(n, ranks.rank, ranks.world)]
-    tokens = sum(batch.tokens for batch in batches if batch.real)
-    counts = ranks.sums({**_counts(model, batches), _TOKENS: tokens, _STOP: asked})
-    tokens, stop = int(counts.pop(_TOKENS)), counts.pop(_STOP) > 0
-    counts = {name: count or 1.0 for name, count in counts.items()}
+    counts = total_counts(model, batches, ranks)
     totals: dict[str, Tensor] = {}
     optimizer.begin(n // feed.steps_per_epoch)
     spread.begin()
@@ -140,7 +137,9 @@ def _step(spread: Spread, optimizer: Optimizer, feed: Feed, plan: Plan, n: int, 
     finally:
         optimizer.end()
         model.eval()
-    means = {name: total / counts[name] for name, total in ranks.sums({name: float(total) for name, total in totals.items()}).items()}
+    tokens = sum(batch.tokens for batch in batches if batch.real)
+    told = ranks.sums({**{name: float(total) for name, total in totals.items()}, _TOKENS: tokens, _STOP: asked})
+    means = {name: told[name] / counts[name] for name in totals}
     norm = optimizer.norm()
     loss = sum(plan.loss_weights.get(name, 1.0) * mean for name, mean in means.items())
     if not (math.isfinite(norm) and math.isfinite(loss)):
@@ -150,20 +149,16 @@ def _step(spread: Spread, optimizer: Optimizer, feed: Feed, plan: Plan, n: int, 
         )
     optimizer.step(rate, norm)
     place = (n + 1) / feed.steps_per_epoch
-    return Step(n + 1, feed.total, place, means, loss, rate, norm, tokens, time.perf_counter() - began, stop, spread, optimizer)
+    return Step(n + 1, feed.total, place, means, loss, rate, norm, int(told[_TOKENS]), time.perf_counter() - began, told[_STOP] > 0, spread, optimizer)
 
 
-def total_counts(model: Model, batches: list[Batch]) -> dict[str, float]:
-    """How much each loss counts over a whole step, in float64, before any forward."""
-    return {name: count or 1.0 for name, count in _counts(model, batches).items()}
-
-
-def _counts(model: Model, batches: list[Batch]) -> dict[str, float]:
+def total_counts(model: Model, batches: list[Batch], ranks: Ranks = ALONE) -> dict[str, float]:
+    """How much each loss counts over a whole step and all processes, in float64, before any forward."""
     counts: dict[str, float] = {}
     for batch in batches:
         for name, count in model.task.counts(batch.targets).items():
             counts[name] = counts.get(name, 0.0) + (count if batch.real else 0.0)
-    return counts
+    return {name: count or 1.0 for name, count in ranks.sums(counts).items()}
 
 
 def backward(losses_of: Callable[[Batch], dict[str, Tensor]], batch: Batch, counts: Mapping[str, float], plan: Plan, *, seed: int) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ class Spread:
     """
 
     def __init__(self, model: Model, plan: Plan, ranks: Ranks) -> None:
-        self.caller, self.plan, self.ranks = model, plan, ranks
+        self.caller, self.ranks = model, ranks
         self.cut = ranks.world > 1 and plan.parallel == "fsdp"
         self.model = _copied(model) if self.cut else model
         self._recomputed = [_recompute(module) for module in _layers(self.model)] if plan.recompute else []
