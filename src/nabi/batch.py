@@ -46,6 +46,15 @@ class Row:
         """Tokens of all parts."""
         return sum(self.length(part) for part in self.parts)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the arrays that it holds."""
+        return sum(getattr(values, "nbytes", 0) for streams in self.parts.values() for values in streams.values())
+
+    def work(self, grain: Mapping[str, int]) -> int:
+        """Tokens of all parts, those of a part in ``grain`` counted by so many at a time."""
+        return sum(-(-self.length(part) // grain.get(part, 1)) for part in self.parts)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -168,7 +177,12 @@ class Cache(Protocol):
 
 
 def pack(
-    rows: Sequence[Row], *, tokens: int = 8192, targets: Mapping[str, Target] | None = None, together: bool = False
+    rows: Sequence[Row],
+    *,
+    tokens: int = 8192,
+    targets: Mapping[str, Target] | None = None,
+    together: bool = False,
+    grain: Mapping[str, int] | None = None,
 ) -> Iterator[Batch]:
     """Batches of rows ordered by length and filled up to ``tokens``; ``Part.ids`` tells which row went where.
 
@@ -177,6 +191,7 @@ def pack(
         tokens: the most tokens in a batch, all parts counted; a longer row (or example, if ``together``) gets a batch of its own.
         targets: how targets become tensors; without it they are left out.
         together: keep the rows of one example in one batch (multiple choice, an image with its labels).
+        grain: part -> how many of its tokens count as one.
     """
     groups: list[list[int]] = [[i] for i in range(len(rows))]
     if together:
@@ -184,7 +199,7 @@ def pack(
         for i, row in enumerate(rows):
             by_example.setdefault(row.example, []).append(i)
         groups = list(by_example.values())
-    sizes = [sum(rows[i].tokens for i in group) for group in groups]
+    sizes = [sum(rows[i].work(grain or {}) for i in group) for group in groups]
     chosen: list[int] = []
     filled = 0
     for g in sorted(range(len(groups)), key=sizes.__getitem__):

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from nabi import families, plugins, tasks
 from nabi.config import from_dict, read_file, to_dict
+from nabi.data.pixels import Images, ImageSettings
 from nabi.errors import CheckpointError, MissingHeadError, OptionError, UserError, nearest
 from nabi.families import HF, Family
-from nabi.inputs import Inputs
+from nabi.inputs import Inputs, images_of
 from nabi.model import Model, Origin
 from nabi.nn.body import Body
 from nabi.nn.heads import HeadSpec
@@ -129,7 +130,15 @@ def load_body(
 
 
 def create(
-    family: str, size: str | Mapping[str, Any], task: str, settings: Any, tokenizer: str | Path, *, seed: int = 0, device: str = "cpu"
+    family: str,
+    size: str | Mapping[str, Any],
+    task: str,
+    settings: Any,
+    tokenizer: str | Path | None = None,
+    *,
+    images: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Model:
     """A model from scratch.
 
@@ -137,11 +146,12 @@ def create(
         family: name of an architecture.
         size: one of its named sizes, or its configuration as a mapping.
         task, settings: what to train it for.
-        tokenizer: a folder with a tokenizer; its vocabulary sets the size of the embedding table.
+        tokenizer: a folder with a tokenizer; its vocabulary sets the size of the embedding table. None for a family that reads no text.
+        images: what of the ``ImageSettings`` differs from the family's, for one that reads images.
         seed: of the initial weights.
 
     Raises:
-        OptionError: unknown family, size or field.
+        OptionError: unknown family, size or field; a tokenizer that is missing, or that nothing would read.
     """
     kind = families.find(family)
     if isinstance(size, str):
@@ -153,13 +163,25 @@ def create(
     from nabi.text import Tokenizer
 
     _check_device(device)
-    folder = resolve(tokenizer, weights=False)
-    words = Tokenizer.load(folder)
-    built = tasks.find(task)(tasks.find(task).completed(settings, {}, {}, words))
-    config = kind.body.cut(families.agreed(kind, replace(config, vocab_size=words.rows), built.to_hf()), built.heads)
+    if (tokenizer is None) == ("text" in kind.body.needs):
+        what = f"{family} needs a tokenizer" if tokenizer is None else f"{family} reads no text, so it takes no tokenizer"
+        raise OptionError(what, fix="give the folder of one: --tokenizer DIR" if tokenizer is None else "leave it out")
+    if images and kind.images is None:
+        raise OptionError(f"{family} reads no images", value=dict(images), fix="leave their settings out")
+    if tokenizer is not None:
+        folder = resolve(tokenizer, weights=False)
+        words = Tokenizer.load(folder)
+        settings, config = tasks.find(task).completed(settings, {}, {}, words), replace(config, vocab_size=words.rows)
+    built = tasks.find(task)(settings)
+    config = kind.body.cut(families.agreed(kind, config, built.to_hf()), built.heads)
     with torch.device(device):
         body = families.build(kind, config)
-        inputs = Inputs.load(folder, limit=body.limits.get("text", UNLIMITED), vocab_size=config.vocab_size)
+        inputs = Inputs(None, UNLIMITED)
+        if tokenizer is not None:
+            inputs = Inputs.load(folder, limit=body.limits.get("text", UNLIMITED), vocab_size=config.vocab_size)
+        if kind.images is not None:
+            chosen = from_dict(ImageSettings, {**to_dict(kind.images(config)), **(images or {})}, "the settings of images")
+            inputs = replace(inputs, pictures=Images(chosen, body.side))
         built.build(body)
     generator = torch.Generator(device).manual_seed(seed)
     body.initialise(generator)
@@ -253,7 +275,11 @@ def contents(model: Model, *, golden: bool = True) -> Contents:
     """
     model = model.original
     origin, kinds = model.origin, model.task.heads
-    config = {**origin.hf_config, **families.config_to(origin.family, origin.config), **model.task.to_hf()}
+    config = dict(origin.hf_config)
+    for key, value in families.config_to(origin.family, origin.config).items():
+        before = origin.hf_config.get(key)
+        config[key] = {**before, **value} if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    config |= model.task.to_hf()
     generation = model.task.to_generation()
     hf = origin.family.hf
     if not hf or config.get("model_type") not in hf.types:
@@ -460,9 +486,13 @@ class Folder:
         """The model, its tensors mapped from the files; heads are filled from ``seed`` where the folder has none, or refused if it is None."""
         kinds = task.builds(settings)
         tensors, notes, body = self.tensors(kinds), [], self.body(kinds)
-        limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
-        inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
-        settings = task.completed(settings, self.config, self.generation, inputs.tokenizer)
+        inputs = Inputs(None, UNLIMITED)
+        if "text" in body.needs:
+            limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
+            inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
+            settings = task.completed(settings, self.config, self.generation, inputs.tokenizer)
+        if "image" in body.needs:
+            inputs = replace(inputs, pictures=images_of(self.path, str(self.config.get("model_type")), body.side, body.channels))
         if task.pools(settings) and (stated := stated_pooling(self.path)) is not None:
             settings = replace(settings, pooling=stated[0], normalize=stated[1])
         with torch.device("meta"):

@@ -77,7 +77,8 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
     """Train a model, by options or by RECIPE (a TOML file with the same names; options win).
 
     Settings are ``plan.*`` (learning_rate, epochs, ...), ``task.*`` (loss, class_weights, ...), ``options.*`` (long, max_length, ...) and ``lora.*``
-    (rank, alpha, targets, ...), any of which trains adapters in place of all weights.
+    (rank, alpha, targets, ...), any of which trains adapters in place of all weights. With --family, ``body.*`` (hidden_size, num_layers, ...) changes
+    the size, and ``images.*`` (size, mean, ...) how images are read.
 
     \b
     nabi train --task text_classification --data train.jsonl --dev dev.jsonl --base minilm --out DIR --set plan.epochs=3
@@ -111,8 +112,9 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         from_dict(Plan, spec.sections["plan"], "the plan"),
         dev=_fraction(values["dev"]),
         family=values["family"],
-        size=values["size"] or "tiny",
+        size=_size(values["family"], values["size"] or "tiny", spec.sections["body"]),
         tokenizer=values["tokenizer"],
+        images=spec.sections["images"] or None,
         columns=_pairs(values["columns"]),
         settings=spec.sections["task"],
         options=spec.sections["options"],
@@ -142,6 +144,21 @@ def train(recipe: str | None, plugins: tuple[str, ...], settings: tuple[str, ...
         _print_json(facts)
     else:
         click.echo(f"The model is in {out} ({fitted.seconds:.0f} s). Try: nabi predict {out} TEXT")
+
+
+def _size(family: str | None, name: str, changes: dict[str, Any]) -> str | dict[str, Any]:
+    """A named size, or its configuration with these changes."""
+    if not changes:
+        return name
+    if family is None:
+        raise OptionError("body.* is for a model from scratch", value=changes, fix="give --family, or leave it out: a base has its own size")
+    from nabi import families
+    from nabi.config import to_dict
+
+    sizes = families.find(family).sizes
+    if name not in sizes:
+        raise unknown("size", name, sizes)
+    return {**to_dict(sizes[name]), **changes}
 
 
 def _launched(processes: int, command: Sequence[str]) -> int:
@@ -476,7 +493,8 @@ def bench(model: str, data: str | None, seconds: float, columns: str | None, plu
 cli.add_command(cache)
 cli.add_command(corpus)
 
-_SECTIONS = {"plan": "plan", "options": "options", "task": "settings", "lora": "lora"}  # of --set -> of a recipe, where `task` is the task's name
+# of --set -> of a recipe, where `task` is the task's name
+_SECTIONS = {name: name for name in ("plan", "options", "lora", "body", "images")} | {"task": "settings"}
 
 
 class _Spec:
@@ -496,7 +514,8 @@ class _Spec:
             section, dot, key = path.partition(".")
             if not equals or not dot or section not in self.sections:
                 hint = nearest(section, self.sections) if dot else ""
-                raise OptionError("--set takes plan.KEY=VALUE, task.KEY=VALUE, options.KEY=VALUE or lora.KEY=VALUE", value=setting, fix=hint)
+                taken = ", ".join(f"{name}.KEY=VALUE" for name in self.sections)
+                raise OptionError("unknown setting", value=setting, expected=f"one of {taken}", fix=hint)
             self.sections[section][key] = parsed(text)
         source = click.get_current_context().get_parameter_source
         typed = {name for name in given if (s := source(name)) is not None and s.name == "COMMANDLINE"}

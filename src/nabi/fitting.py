@@ -85,6 +85,7 @@ def fit(
     family: str | None = None,
     size: str | Mapping[str, Any] = "tiny",
     tokenizer: str | Path | None = None,
+    images: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -108,6 +109,7 @@ def fit(
         out: folder for the model and its checkpoints; nothing is written if None.
         plan: how to train.
         dev: rows to evaluate on, or the share of ``data`` to put aside, such as 0.1.
+        images: of a model from scratch how it reads images: what of ``ImageSettings`` differs from the family's.
         columns: our column name -> the data's.
         settings: of the task: class weights, loss, label names.
         options: of the task: how long texts are read.
@@ -147,6 +149,8 @@ def fit(
     wanted = kind.fitted([] if isinstance(table, TokenShards) else table, table.name, _settings(kind, settings or {}))
     if (base is None) == (family is None):
         raise OptionError("give either a base model or a family", value={"base": base, "family": family})
+    if images and base is not None:
+        raise OptionError("a base model says itself how it reads images", value=dict(images), fix="leave their settings out")
     if lora is not None and base is None:
         raise OptionError("adapters need a base model to belong to", value=family, fix="give one as base (--base), or leave lora out")
     with contextlib.ExitStack() as held:
@@ -157,6 +161,7 @@ def fit(
             "task": kind.name, "data": table.sha256, "dev": held_out.sha256 if held_out else None, "columns": dict(columns or {}),
             "options": dict(options or {}), "settings": to_dict(wanted), "lora": to_dict(lora), "base": base and str(base),
             "family": family, "size": to_dict(size) if family else None, "windows": data.length if isinstance(data, TokenShards) else None,
+            **({"images": dict(images)} if images else {}),
         }  # fmt: skip
         settings_of_plan = {f"plan.{name}": value for name, value in to_dict(plan).items()}
         ranks.agree({**given, **settings_of_plan, "out": out and str(out), "torch": torch.__version__, "nabi's code": code()})
@@ -173,9 +178,7 @@ def fit(
             if lora is not None:
                 adapters.adapt(model, lora, str(base), plan.seed)
         else:
-            if tokenizer is None:
-                raise OptionError("a model from scratch needs a tokenizer", fix="give the folder of one: --tokenizer DIR")
-            model = checkpoint.create(str(family), size, kind.name, wanted, tokenizer, seed=plan.seed, device=device)
+            model = checkpoint.create(str(family), size, kind.name, wanted, tokenizer, images=images, seed=plan.seed, device=device)
         for note in model.origin.notes:
             progress.say(note)
         _set_dropout(model, plan)

@@ -1,12 +1,15 @@
-"""Inputs: how raw things become what a body reads. A model's tokenizer now; image and audio settings come with their families."""
+"""Inputs: how raw things become what a body reads: a model's tokenizer, its image settings, or both. Audio settings come with their families."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from nabi.errors import InputError, TokenizerError
+from nabi.config import read_file
+from nabi.data.pixels import FILE, Images
+from nabi.errors import CheckpointError, InputError, TokenizerError
 from nabi.text import Tokenizer
 from nabi.text.encoding import Encoding
 
@@ -33,12 +36,42 @@ class Inputs:
     """What is saved and loaded with a model besides its weights.
 
     Attributes:
-        tokenizer: texts to tokens.
-        max_length: the most tokens in a row, special ones included.
+        words: the tokenizer, texts to tokens; None for a model that reads no text.
+        max_length: the most tokens in a row of text, special ones included.
+        pictures: how images are read; None for a model that reads none.
     """
 
-    tokenizer: Tokenizer
+    words: Tokenizer | None
     max_length: int
+    pictures: Images | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Texts to tokens.
+
+        Raises:
+            InputError: the model reads no text.
+        """
+        if self.words is None:
+            raise InputError("this model reads no text: it has no tokenizer", fix="give it what its task reads")
+        return self.words
+
+    @property
+    def images(self) -> Images:
+        """Images to patches or colours.
+
+        Raises:
+            InputError: the model reads no images.
+        """
+        if self.pictures is None:
+            raise InputError("this model reads no images", fix="give it what its task reads")
+        return self.pictures
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides how raw things are read, as one string."""
+        words = "" if self.words is None else self.words.fingerprint
+        return words if self.pictures is None else f"{words} {self.pictures}"
 
     @classmethod
     def load(cls, folder: Path, *, limit: int, vocab_size: int | None = None) -> Inputs:
@@ -96,5 +129,28 @@ class Inputs:
         return self.tokenizer.windows(text, pair, max_length=limit, stride=how.stride, over=over or longer), False
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files."""
-        self.tokenizer.save(folder)
+        """Write the files of the tokenizer and of the image settings."""
+        if self.words is not None:
+            self.words.save(folder)
+        if self.pictures is not None:
+            (folder / FILE).write_text(json.dumps(self.pictures.to_hf(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def images_of(folder: Path, model_type: str, side: int, channels: int) -> Images:
+    """How the model in a folder reads images, as its preprocessor_config.json says.
+
+    Args:
+        folder: of the model.
+        model_type: what its config.json calls itself.
+        side: of the body's patches in pixels.
+        channels: that the body reads.
+
+    Raises:
+        CheckpointError: the file is missing or broken, or says what nabi does not do.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        fix = "fetch the folder again: without it nobody knows how images were scaled"
+        raise CheckpointError(f"the folder has no {FILE}", value=str(folder), expected="the image settings that the model was trained with", fix=fix)
+    stated: dict[str, Any] = read_file(path, CheckpointError)
+    return Images.from_hf(stated, model_type, side, channels, str(path))

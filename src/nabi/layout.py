@@ -175,10 +175,18 @@ def join(a: Packed, b: Packed) -> Packed:
         raise InputError("only two packs with the same number of rows can be joined")
     first, second = a.layout, b.layout
     joined = Layout.of([m + n for m, n in zip(first.lengths, second.lengths, strict=True)], device=a.values.device)
-    assert first.rows is not None and second.rows is not None
-    # a stable sort by row keeps a's tokens before b's inside each row
-    order = torch.argsort(torch.cat([first.rows, second.rows]), stable=True)
+    places = torch.cat(places_joined(first, second))
+    order = torch.empty_like(places).index_copy_(0, places, torch.arange(len(places), device=places.device))
     return Packed(torch.cat([a.values, b.values])[order], joined)
+
+
+def places_joined(first: Layout, second: Layout) -> tuple[Tensor, Tensor]:
+    """Where the tokens of each of two layouts lie after :func:`join`: (Ta,), (Tb,) int64."""
+    assert first.rows is not None and second.rows is not None
+    before, behind = first._ends.long(), second._ends.long()
+    mine = torch.arange(first.rows.shape[0], device=before.device) + behind[first.rows]
+    theirs = torch.arange(second.rows.shape[0], device=before.device) + before[second.rows + 1]
+    return mine, theirs
 
 
 def _checked(lengths: Sequence[int]) -> Tensor:

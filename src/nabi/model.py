@@ -10,7 +10,6 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from nabi.tasks import Again, Example, Task, Use
 
 TRIMMED = 8192  # tokens that are read on a CPU before free memory is given back: a few batches
 CHUNK = 2048  # examples that are encoded, sorted and answered at a time: bounds memory, long enough to sort well
+HELD = 1 << 26  # bytes of images from which it is fewer
 
 
 @dataclass
@@ -146,7 +146,8 @@ class Model(nn.Module):
     def pack(self, rows: Sequence[Row], tokens: int | None = None) -> Iterator[Batch]:
         """Batches of rows on this model's device, of at most ``tokens`` tokens; as many as suit the device if None."""
         # what lies between two layers should stay in a CPU's cache
-        for batch in pack(rows, tokens=tokens or (2048 if self.device.type == "cpu" else 8192), targets=self.task.targets, together=self.task.together is True):
+        tokens = tokens or (2048 if self.device.type == "cpu" else 8192)
+        for batch in pack(rows, tokens=tokens, targets=self.task.targets, together=self.task.together is True, grain=self.body.grain):
             yield batch.to(self.device)
 
     def answers(
@@ -162,7 +163,7 @@ class Model(nn.Module):
         """One answer an example, in order, in constant memory.
 
         Args:
-            examples: what the task reads; an iterator is taken ``CHUNK`` at a time.
+            examples: what the task reads; they are taken ``CHUNK`` at a time.
             options: the task's ``Options`` or None for the usual ones.
             tokens: in a batch at most; by the device if None.
             where: what to call each example in an error.
@@ -172,16 +173,21 @@ class Model(nn.Module):
             InputError: an example can't be read; it is named by its number.
         """
         options = self.options() if options is None else options
-        source, done = iter(examples), 0
-        while items := list(islice(source, CHUNK)):
-            names = [where[done + i] if where else f"input {done + i + 1}" for i in range(len(items))]
-            chunk = [self.task.example_of(item, name) for item, name in zip(items, names, strict=True)]
-            if rows is None:
-                encoded = [self.encode(example, options, use, name, i) for i, (example, name) in enumerate(zip(chunk, names, strict=True))]
-            else:
-                encoded = [[replace(row, example=i) for row in rows[done + i]] for i in range(len(chunk))]
+        chunk: list[Example] = []
+        encoded: list[list[Row]] = []
+        held = 0
+        for number, item in enumerate(examples):
+            name = where[number] if where else f"input {number + 1}"
+            example, i = self.task.example_of(item, name), len(chunk)
+            of_example = self.encode(example, options, use, name, i) if rows is None else [replace(row, example=i) for row in rows[number]]
+            chunk.append(example)
+            encoded.append(of_example)
+            held += sum(row.nbytes for row in of_example) + sum(len(x) for x in example.values() if isinstance(x, bytes))
+            if len(chunk) == CHUNK or held >= HELD:
+                yield from self.answered(chunk, encoded, options, tokens)
+                chunk, encoded, held = [], [], 0
+        if chunk:
             yield from self.answered(chunk, encoded, options, tokens)
-            done += len(chunk)
 
     def answered(self, examples: Sequence[Example], rows: list[list[Row]], options: Any, tokens: int | None = None) -> Iterator[Any]:
         """One answer an example from its encoded rows, in order; all of them are read at once.
@@ -236,7 +242,7 @@ class Model(nn.Module):
             OptionError: an unknown option.
             InputError: an example can't be read.
         """
-        alone = isinstance(examples, str | Mapping)
+        alone = self.task.single(examples)
         if not alone and not isinstance(examples, Iterable):
             raise InputError("this is no example", value=examples, expected="one example, such as a text, or a list of them")
         answers = list(self.answers([examples] if alone else examples, self.options(options)))

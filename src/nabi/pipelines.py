@@ -49,8 +49,8 @@ class Pipeline:
 
     @property
     def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.model.inputs.tokenizer
+        """The model's tokenizer; None for one that reads no text."""
+        return self.model.inputs.words
 
     @property
     def device(self) -> Any:
@@ -75,8 +75,8 @@ class Pipeline:
         """
         inputs, options = self.model.task.called(args, options)
         opts = self.model.options({**self._defaults, **_known(self.model, options)})
-        if isinstance(inputs, str | Mapping):
-            alone = self.model.task.alone("text" if isinstance(inputs, str) else "mapping", options)
+        if self.model.task.single(inputs):
+            alone = self.model.task.alone("mapping" if isinstance(inputs, Mapping) else "text", options)
             return self.postprocess(self._forward(self.preprocess(inputs, opts)), opts, alone)
         if hasattr(inputs, "itertuples"):  # a DataFrame, which would give its column names
             inputs = read_table(inputs)
@@ -166,7 +166,7 @@ def pipeline(
     if isinstance(model, Model):
         if task is not None and tasks.find(task).name != model.task.name:
             raise OptionError("the model answers another task", value=task, expected=model.task.name)
-        if tokenizer is not None and tokenizer is not model.inputs.tokenizer:
+        if tokenizer is not None and tokenizer is not model.inputs.words:
             raise OptionError("the tokenizer is not this model's own", fix="leave it out; a model carries its tokenizer")
         asked = precision or dtype or torch_dtype
         if asked is not None:

@@ -1,20 +1,24 @@
 """What the conformance tests start from: every family's tiny body, every task that fits it, and inputs for both.
 
-Nothing here names a family or a task. A family whose streams are new adds a line to ``STREAMS``, a task whose columns are new one to ``COLUMNS``.
+Nothing here names a family or a task. A family whose streams are new adds a line to ``STREAMS`` or ``OF_ROWS``, a task
+whose columns are new one to ``COLUMNS``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nabi import checkpoint, families, tasks
 from nabi.batch import Batch, Row, batch_of
+from nabi.data.pixels import FILE, Images
 from nabi.model import Model
 from nabi.nn.body import Body
 from nabi.nn.linear import LayerNorm, RMSNorm
@@ -23,13 +27,18 @@ from nabi.tasks import Task
 FAMILIES = families.names()
 # a task without columns has nothing to train on: it is tested with its own file
 CELLS = [(family, task) for family in FAMILIES for task in tasks.names() if tasks.find(task).columns and tasks.find(task).fits(families.find(family).body)]
-COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "58"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
+COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "59"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
 LENGTHS = (5, 1, 12, 3, 7, 12, 20)
 STD = 0.25  # of all weights, so that no value is near to what another formula gives
 
 STREAMS: Mapping[str, Callable[[Any, int, torch.Generator], list[Any]]] = {
     "tokens": lambda config, n, g: torch.randint(config.vocab_size, (n,), generator=g).tolist(),
     "segments": lambda config, n, g: torch.randint(config.num_segments, (n,), generator=g).tolist(),
+    "patches": lambda config, n, g: torch.randn(n, config.channels * getattr(config, "patch_size", 1) ** 2, generator=g).numpy(),
+}
+# part -> what belongs to a whole row of so many tokens; an image is as square as its number of tokens lets it
+OF_ROWS: Mapping[str, Callable[[int], dict[str, Any]]] = {
+    "image": lambda n: {"grid": [side := max(d for d in range(1, int(n**0.5) + 1) if n % d == 0), n // side]},
 }
 # eight examples of each column, by the names of the data formats (design, section 8)
 COLUMNS: Mapping[str, Sequence[Any]] = {
@@ -47,6 +56,7 @@ COLUMNS: Mapping[str, Sequence[Any]] = {
     "context": ["a good film", "a bad film", "so good it was", "so bad it was", "it was good", "it was bad", "long and dull", "film and film"],
     "answers": [*([{"text": word, "start": start}] for word, start in (("good", 2), ("bad", 2), ("good", 3), ("bad", 3), ("good", 7), ("bad", 7))), [], []],
     "target": ["so good", "so bad", "good film", "bad film", "long and good", "long and bad", "good", "bad"],
+    "image": list(np.random.default_rng(0).integers(0, 256, (8, 20, 16, 3), dtype=np.uint8)),
 }
 
 
@@ -77,7 +87,11 @@ def rows_of(family: str, lengths: Sequence[int] = LENGTHS, seed: int = 1) -> lis
     unknown = {stream for streams in needs.values() for stream in streams} - STREAMS.keys()
     assert not unknown, f"add these streams to STREAMS in tests/conformance/kit.py: {unknown}"
     return [
-        Row({part: {s: STREAMS[s](config_of(family), n, generator) for s in sorted(streams)} for part, streams in needs.items()}, example=i)
+        Row(
+            {part: {s: STREAMS[s](config_of(family), n, generator) for s in sorted(streams)} for part, streams in needs.items()},
+            {part: OF_ROWS[part](n) for part in needs if part in OF_ROWS},
+            example=i,
+        )
         for i, n in enumerate(lengths)
     ]
 
@@ -98,7 +112,21 @@ def examples_of(task: str) -> list[dict[str, Any]]:
 def model_of(family: str, task: str, tokenizer: Path) -> Model:
     """A tiny model for a task, all of its weights from N(0, STD)."""
     settings = tasks.find(task).fitted(examples_of(task), "conformance", {})
-    return randomised(checkpoint.create(family, "tiny", task, settings, tokenizer))
+    return randomised(checkpoint.create(family, "tiny", task, settings, words_of(family, tokenizer)))
+
+
+def words_of(family: str, tokenizer: Path) -> Path | None:
+    """The tokenizer, for a family that reads text."""
+    return tokenizer if "text" in families.find(family).body.needs else None
+
+
+def complete(folder: Path, family: str, tokenizer: Path) -> None:
+    """Put what the incumbent's folder lacks beside its weights: a tokenizer's files, image settings."""
+    found = families.find(family)
+    for file in tokenizer.iterdir() if "text" in found.body.needs else ():
+        (folder / file.name).write_bytes(file.read_bytes())
+    if found.images is not None:
+        (folder / FILE).write_text(json.dumps(Images(found.images(config_of(family))).to_hf()), encoding="utf-8")
 
 
 def encoded(model: Model) -> list[Row]:

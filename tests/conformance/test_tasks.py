@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conformance.kit import CELLS, COUNT, FAMILIES, encoded, examples_of, model_of
+from conformance.kit import CELLS, COUNT, FAMILIES, encoded, examples_of, model_of, words_of
 from nabi import checkpoint, tasks
 from nabi.batch import batch_of
 from nabi.errors import OptionError
@@ -35,11 +35,11 @@ def test_the_matrix_is_pinned(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("family", "task"), CELLS)
 def test_eight_rows_are_overfitted(family: str, task: str, tokenizer: Path, tmp_path: Path) -> None:
     rows, kind = examples_of(task), tasks.find(task)
-    control = checkpoint.create(family, "tiny", task, kind.fitted(rows, "conformance", {}), tokenizer, seed=1)
+    control = checkpoint.create(family, "tiny", task, kind.fitted(rows, "conformance", {}), words_of(family, tokenizer), seed=1)
     plan = PLAN if kind.generates is None else replace(PLAN, steps=150, evaluate_every=150)  # a text has more to learn than a label
     if len(encoded(control)) > len(rows) or kind.main_metric == "spearman":  # and so have labels that are read, each with its text, and an order of all rows
         plan = replace(PLAN, steps=150, evaluate_every=150, learning_rate=2e-3)
-    fitted = fit(task, rows, family=family, tokenizer=tokenizer, plan=plan, progress=Progress("quiet")).model
+    fitted = fit(task, rows, family=family, tokenizer=words_of(family, tokenizer), plan=plan, progress=Progress("quiet")).model
     checkpoint.save(fitted, tmp_path / "saved")
     figures = evaluate(checkpoint.load(tmp_path / "saved"), rows).metrics
     # the control: the eight rows are not answered by chance. What a language model says of first words stays open, so it is held against the control

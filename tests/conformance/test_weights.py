@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from conformance.kit import CELLS, FAMILIES, batch, body_of, config_of, encoded, model_of, rows_of, task_with
+from conformance.kit import CELLS, FAMILIES, batch, body_of, complete, config_of, encoded, model_of, rows_of, task_with
 from nabi import checkpoint, families
 from nabi.batch import batch_of
 from nabi.nn.body import Run
@@ -49,8 +49,7 @@ def test_the_incumbents_folder_is_saved_bit_equal(family: str, kinds: tuple[str,
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.2)
     theirs.save_pretrained(tmp_path / "theirs")
-    for file in tokenizer.iterdir():
-        (tmp_path / "theirs" / file.name).write_bytes(file.read_bytes())
+    complete(tmp_path / "theirs", family, tokenizer)
     heads = families.find(family).body.heads
     sizes = {kind: config_of(family).vocab_size if heads[kind].tied_to else 1 if kind == "choice" else 2 for kind in kinds}
     kind = task_with(kinds, sizes)

@@ -32,12 +32,13 @@ class Members(Mapping[str, Any]):
     """Members by key: bytes of a folder or a TAR, entries of an NPZ's array.
 
     Args:
-        name: what to call the place in an error.
+        path: the folder, the TAR or the NPZ.
         names: the members' names in their order.
     """
 
-    def __init__(self, name: str, names: list[str]) -> None:
-        self.name, self._names = name, {member: number for number, member in enumerate(names)}
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self.path, self.name = path, path.name
+        self._names = {member: number for number, member in enumerate(names)}
         stems: dict[str, str | None] = {}
         for member in names:
             stem = str(PurePosixPath(member).with_suffix(""))
@@ -96,7 +97,7 @@ class _Folder(Members):
     def __init__(self, path: Path) -> None:
         self._path = path
         inside = [entry for entry in sorted(path.rglob("*")) if entry.is_file() and not any(part.startswith(".") for part in entry.relative_to(path).parts)]
-        super().__init__(path.name, [entry.relative_to(path).as_posix() for entry in inside])
+        super().__init__(path, [entry.relative_to(path).as_posix() for entry in inside])
 
     def _read(self, name: str) -> bytes:
         path = self._path / name
@@ -144,7 +145,7 @@ class _Tar(Members):
                             fix="fetch or write it again; unpack it if it is a .tar.gz") from None  # fmt: skip
         except OSError as problem:
             raise DataError(f"{path.name}: can't be read ({problem.strerror})", value=str(path)) from None
-        super().__init__(path.name, list(names))
+        super().__init__(path, list(names))
         # the bytes of member i are record 2i; those between are what else the archive holds
         self._records = Records(path, places, lambda data, _: data, path.name, changing=True)
 
@@ -155,9 +156,9 @@ class _Tar(Members):
 
 
 class _Npz(Members):
-    def __init__(self, table: Table, column: str) -> None:
+    def __init__(self, path: Path, table: Table, column: str) -> None:
         self._table, self._column = table, column
-        super().__init__(table.name, [str(number) for number in range(len(table))])
+        super().__init__(path, [str(number) for number in range(len(table))])
 
     def _read(self, name: str) -> Any:
         return self._table[int(name)][self._column]
@@ -187,7 +188,7 @@ def open_members(source: str | os.PathLike[str], column: str | None = None) -> M
         if len(columns) > 1 or columns[0] not in table.columns:
             found = ", ".join(table.columns)
             raise DataError(f"{path.name}: which array holds the members is not clear", value=column, expected=f"one of {found}", fix="name one of them")
-        return _Npz(table, columns[0])
+        return _Npz(path, table, columns[0])
     fix = "unpack it: members are read from their places" if ".tar" in path.suffixes or path.suffix == ".tgz" else "put the files into a folder or a TAR"
     raise DataError(f"{path.name}: not a place of members", value=str(path), expected="a folder, a .tar or an .npz", fix=fix)
 

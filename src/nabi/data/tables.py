@@ -44,6 +44,7 @@ class Table(Sequence[dict[str, Any]]):
 
     Attributes:
         spooled: bytes that a stream's rows took on the disk; 0 for a table that is no stream's, or a small one's.
+        source: the file that the rows come from, beside which there may be images or sounds; None if there is none, or several.
     """
 
     def __init__(self, rows: Sequence[dict[str, Any]], name: str, *, columns: Sequence[str] | None = None, unit: str = "row",
@@ -54,6 +55,7 @@ class Table(Sequence[dict[str, Any]]):
         self._numbers = range(1, len(rows) + 1) if numbers is None else numbers
         self._sha256, self._complete, self._places = sha256, frozenset(complete), places
         self.spooled, self._renaming = 0, ""
+        self.source: Path | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -128,7 +130,18 @@ class Table(Sequence[dict[str, Any]]):
         names = (*columns, *(name for name in self.columns if name not in left_out))
         table = Table(list(rows) if isinstance(self._rows, list) else rows, self.name, columns=names, unit=self.unit, numbers=self._numbers,
                       sha256=self._sha256, complete=complete, places=self._places)  # fmt: skip
-        table.spooled, table._renaming = self.spooled, f"{self._renaming}{sorted(columns.items())}"
+        table.spooled, table._renaming, table.source = self.spooled, f"{self._renaming}{sorted(columns.items())}", self.source
+        return table
+
+    def changed(self, change: Callable[[dict[str, Any], str], dict[str, Any]], decides: str) -> Table:
+        """A table of the same columns whose rows are made from these when they are asked for.
+
+        Args:
+            change: (row, where it is) -> the row.
+            decides: a hash of what else decides the new rows.
+        """
+        table = self._like(Derived(len(self), lambda i: change(self._rows[i], self.where(i))), self.columns, range(len(self)))
+        table._sha256, table._renaming, table.source = hashlib.sha256(f"{self.sha256} {decides}".encode()).hexdigest(), self._renaming, self.source
         return table
 
     def require(self, names: str | Iterable[str]) -> None:
@@ -207,7 +220,9 @@ class Table(Sequence[dict[str, Any]]):
     def _like(self, rows: Sequence[dict[str, Any]], columns: Sequence[str] | None, origins: Sequence[int]) -> Table:
         places = None if self._places is None else lambda i: self.where(origins[i])
         numbers = Derived(len(rows), lambda i: int(self._numbers[origins[i]]))
-        return Table(rows, self.name, columns=columns, unit=self.unit, numbers=numbers, complete=self._complete, places=places)
+        table = Table(rows, self.name, columns=columns, unit=self.unit, numbers=numbers, complete=self._complete, places=places)
+        table.source = self.source
+        return table
 
 
 def read_table(source: Any, columns: Mapping[str, str] | None = None, *, required: str | Iterable[str] = ()) -> Table:
@@ -216,7 +231,8 @@ def read_table(source: Any, columns: Mapping[str, str] | None = None, *, require
     Args:
         source: a path to .jsonl, .json (an array, or an object with an array under "data"), .csv, .tsv, .parquet, .arrow, .txt, .npz or .npy, as it is or
             packed (.gz, .zst); a folder of such files of one kind, or a pattern such as ``train-*.jsonl.zst``; a DataFrame, an Arrow table, a
-            ``datasets.Dataset``, a structured array or a dict of arrays; dicts. A stream (``stream_table``, an iterator, a ``datasets.IterableDataset``, a
+            ``datasets.Dataset``, a structured array or a dict of arrays; dicts; a folder of images, with a
+            folder a class, or a .tar of them. A stream (``stream_table``, an iterator, a ``datasets.IterableDataset``, a
             function that returns an iterator) is read to its end, and written to disk if it is long. Missing cells of a DataFrame become None.
         columns: renames, our name -> the source's. A column of the source that already bears our name is left out.
         required: our names of columns that each row must have.
@@ -259,6 +275,11 @@ def _plain(value: Any) -> Any:
 
 
 def _from_path(given: str) -> Table:
+    path = Path(given)
+    if path.suffix.lower() == ".tar" or (path.is_dir() and not any(kind_of(p)[0] in PARSERS for p in path.iterdir())):
+        from nabi.data import pictures  # which build on this file
+
+        return pictures.image_folder(path) if path.is_dir() else pictures.image_archive(path)
     files = shards(given)
     if len(files) == 1:
         return _from_file(files[0], None)
@@ -306,8 +327,10 @@ def shards(given: str) -> list[Path]:
 
 def _from_file(path: Path, large: int | None) -> Table:
     opened = open_file(path, large)
-    return _filled(Table(opened.rows, path.name, columns=opened.columns, unit=opened.unit, numbers=opened.numbers, sha256=opened.sha256,
-                         complete=opened.complete or ()))
+    table = Table(opened.rows, path.name, columns=opened.columns, unit=opened.unit, numbers=opened.numbers, sha256=opened.sha256,
+                  complete=opened.complete or ())
+    table.source = path
+    return _filled(table)
 
 
 def _from_memory(source: Any) -> Table:

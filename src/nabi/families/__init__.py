@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nabi import plugins
 from nabi.config import convert, to_dict
+from nabi.data.pixels import ImageSettings
 from nabi.errors import CheckpointError, OptionError, UserError, shortened, unknown
 from nabi.nn.body import Body
 from nabi.weights.names import Entry
@@ -37,7 +38,8 @@ HARMLESS = frozenset(
         "encoder_no_repeat_ngram_size", "diversity_penalty", "num_beam_groups", "typical_p", "output_scores", "return_dict_in_generate",
         "cross_attention_hidden_size", "tf_legacy_loss", "use_bfloat16", "is_decoder", "exponential_decay_length_penalty",
         "n_positions", "dense_act_fn", "is_gated_act", "add_bias_logits", "classif_dropout", "classifier_dropout", "extra_pos_embeddings",
-        "force_bos_token_to_be_generated", "num_hidden_layers", "replacing_rate", "save_step", "student_encoder_layers", "student_decoder_layers",
+        "force_bos_token_to_be_generated", "num_hidden_layers", "encoder_stride", "pooler_act", "pooler_output_size",
+        "replacing_rate", "save_step", "student_encoder_layers", "student_decoder_layers",
     }
 )
 
@@ -48,7 +50,7 @@ class HF:
 
     Attributes:
         types: the ``model_type`` values -> what the names of their classes begin with.
-        fields: their key in config.json -> our field.
+        fields: their key in config.json -> our field; ``text_config.hidden_size`` is a key of the object under ``text_config``.
         fixed: keys that change the mathematics and must have this value; anything else is refused by name.
         weights: name entries of the body.
         prefix: what stands before them when a head is there.
@@ -91,6 +93,7 @@ class Family:
         paper: the source.
         sizes: named configurations; ``tiny`` must be among them.
         hf: None if the incumbent has no such family; its checkpoints then hold our own names.
+        images: configuration -> how a model from scratch reads images; None if the family reads none.
     """
 
     config: type[Any]
@@ -98,6 +101,7 @@ class Family:
     paper: str
     sizes: Mapping[str, Any]
     hf: HF | None = None
+    images: Callable[[Any], ImageSettings] | None = None
 
 
 def find(name: str) -> Family:
@@ -135,6 +139,7 @@ def config_from(family: Family, data: Mapping[str, Any], where: str) -> Any:
     """
     theirs = family.hf.fields if family.hf else {f.name: f.name for f in dataclasses.fields(family.config)}
     fixed = family.hf.fixed if family.hf else {}
+    data = _flat(data, {key.partition(".")[0] for key in (*theirs, *fixed) if "." in key})
     hints = {f.name: f for f in dataclasses.fields(family.config)}
     problems = [
         f"'{key}' is {shortened(data[key])}, but this family computes only {value!r}" for key, value in fixed.items() if key in data and data[key] != value
@@ -156,7 +161,7 @@ def config_from(family: Family, data: Mapping[str, Any], where: str) -> Any:
     if problems:
         fix = "this checkpoint needs another family, or its config was edited"
         raise CheckpointError(f"{where} can't be used: " + "; ".join(problems), fix=fix)
-    strange = sorted(set(data) - set(theirs) - set(fixed) - HARMLESS)
+    strange = sorted(key for key in set(data) - set(theirs) - set(fixed) if key.rpartition(".")[2] not in HARMLESS)
     if strange:
         warnings.warn(f"{where}: keys that nabi does not know are kept but have no effect: {', '.join(strange)}", stacklevel=2)
     return family.config(**values)
@@ -173,7 +178,20 @@ def config_to(family: Family, config: Any) -> dict[str, Any]:
     ours = to_dict(config)
     if family.hf is None:
         return dict(ours)
-    return {**family.hf.fixed, **{key: ours[name] for key, name in family.hf.fields.items()}}
+    found: dict[str, Any] = {}
+    for key, value in (*family.hf.fixed.items(), *((key, ours[name]) for key, name in family.hf.fields.items())):
+        outer, _, inner = key.rpartition(".")
+        (found.setdefault(outer, {}) if outer else found)[inner] = value
+    return found
+
+
+def _flat(data: Mapping[str, Any], nested: Collection[str]) -> dict[str, Any]:
+    """With the keys of the objects under these names in place of the objects."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        inner = value if key in nested and isinstance(value, Mapping) else None
+        found |= {key: value} if inner is None else {f"{key}.{name}": x for name, x in inner.items()}
+    return found
 
 
 def build(family: Family, config: Any) -> Body:

@@ -38,9 +38,11 @@ def inspect_model(model: str, plugins: Iterable[str | Path | ModuleType] = ()) -
     layouts = {name: Layout.of(sizes) for name, sizes in lengths.items()}
     facts["kernels"] = [f"{name}, {pattern}: {line}" for pattern in patterns for name, at in layouts.items() for line in explain_kernels(Call(at, at, pattern))]
     if isinstance(loaded, Model):
-        tokenizer = loaded.inputs.tokenizer
-        facts["tokenizer"] = [f"{tokenizer.vocab_size:,} tokens, at most {loaded.inputs.max_length} in a row"]
-        if tokenizer.stored_truncation or tokenizer.stored_padding:
+        if (images := loaded.inputs.pictures) is not None:
+            facts["images"] = [f"{name}: {value}" for name, value in vars(images.settings).items() if name != "clusters"]
+        tokenizer = loaded.inputs.words
+        facts["tokenizer"] = [] if tokenizer is None else [f"{tokenizer.vocab_size:,} tokens, at most {loaded.inputs.max_length} in a row"]
+        if tokenizer is not None and (tokenizer.stored_truncation or tokenizer.stored_padding):
             facts["tokenizer"].append(f"its file stores truncation {tokenizer.stored_truncation} and padding {tokenizer.stored_padding}; neither is applied")
         facts["golden"] = loaded.check_golden() or f"{len(loaded.origin.golden)} vectors, all as saved"
     return facts

@@ -58,9 +58,10 @@ def check_data(
     if model is not None:
         loaded, _ = opened(model, plugins)
         folder = resolve(model)
-        tokenizer = loaded.inputs.tokenizer if isinstance(loaded, Model) else Tokenizer.load(folder)
-        limit = loaded.inputs.max_length if isinstance(loaded, Model) else min(loaded.limits.get("text", 1 << 30), tokenizer.max_length or 1 << 30)
-        length = _tokens(tokenizer, limit)
+        if "text" in (loaded.body if isinstance(loaded, Model) else loaded).needs:
+            tokenizer = loaded.inputs.tokenizer if isinstance(loaded, Model) else Tokenizer.load(folder)
+            limit = loaded.inputs.max_length if isinstance(loaded, Model) else min(loaded.limits.get("text", 1 << 30), tokenizer.max_length or 1 << 30)
+            length = _tokens(tokenizer, limit)
         names = getattr(loaded.task, "labels", None) if isinstance(loaded, Model) else None
         task = task or (loaded.task.name if isinstance(loaded, Model) else None)
     kind = task_of(table.columns, task)

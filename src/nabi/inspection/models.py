@@ -52,7 +52,8 @@ def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) ->
     except UserError as error:
         return ordered([finding("error", "load", str(error)), *found])
     if isinstance(loaded, Model):
-        found += [*_golden(target, loaded, task), *_labels(loaded, folder), *_unused(folder, loaded), *_tokenizer(loaded.inputs.tokenizer, loaded)]
+        found += [*_golden(target, loaded, task), *_labels(loaded, folder), *_unused(folder, loaded)]
+        found += [] if loaded.inputs.words is None else _tokenizer(loaded.inputs.words, loaded)
     else:
         ours = folder / "nabi.json"
         said = read_file(ours, CheckpointError).get("task") if ours.is_file() else None
@@ -61,7 +62,7 @@ def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) ->
         else:
             message = f"nabi.json says that {target} is for {said}, but the weights of its head are not there."
             found.append(finding("error", "no_head", message, f"fetch the folder again, or train it: nabi train --task {said} --base {target}"))
-        found += _tokenizer(Tokenizer.load(folder), loaded)
+        found += _tokenizer(Tokenizer.load(folder), loaded) if "text" in loaded.needs else []
     return ordered(found)
 
 

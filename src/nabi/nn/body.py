@@ -35,6 +35,8 @@ class Body(nn.Module):
         head_dropout: head kind -> dropout before its output layer; none if it is missing.
         init_std: of the heads' initial weights.
         without: paths of what a whole body of this family has and this one was built without.
+        side, channels: of the patches that it reads from an image, in pixels (1: pixels themselves), if it reads images.
+        grain: part -> how many of its tokens are as much work as one of text; 1 if it is missing.
     """
 
     needs: ClassVar[Mapping[str, frozenset[str]]]
@@ -48,6 +50,9 @@ class Body(nn.Module):
     head_dropout: Mapping[str, float] = {}
     init_std: float = 0.02
     without: tuple[str, ...] = ()
+    side: int = 1
+    channels: int = 3
+    grain: Mapping[str, int] = {}
 
     @classmethod
     def cut(cls, config: Any, kinds: Collection[str]) -> Any:

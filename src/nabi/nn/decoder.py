@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -57,26 +57,27 @@ class PreNormLayer(nn.Module):
 
 
 class CausalDecoder(Body):
-    """A body of one part, ``text``, which it can continue: embeddings, dropout, layers, perhaps a norm. A family adds its constructor and ``initialise``.
+    """A body of one part, which it can continue: embeddings, dropout, layers, perhaps a norm. A family adds its constructor and ``initialise``.
 
     Attributes:
+        generates: the part that it reads and writes; ``text`` in most families.
         embeddings, layers, norm: its modules, from bottom to top; ``norm`` may be None.
         dropout: on the embeddings.
     """
 
     needs = {"text": frozenset({"tokens"})}
-    generates = "text"
+    generates: ClassVar[str] = "text"
     embeddings: nn.Module
     layers: nn.ModuleList
     norm: nn.Module | None
     dropout: float
 
     def begin(self, batch: Batch, reserve: int) -> Cache:
-        return KeyValues("text", len(self.layers), len(batch.parts["text"].layout), reserve)
+        return KeyValues(self.generates, len(self.layers), len(batch.parts[self.generates].layout), reserve)
 
     def embed(self, batch: Batch) -> dict[str, Packed]:
-        part = batch.parts["text"]
-        return {"text": Packed(self.embeddings(part.streams["tokens"], part.layout.positions), part.layout)}
+        part = batch.parts[self.generates]
+        return {self.generates: Packed(self.embeddings(part.streams["tokens"], part.layout.positions), part.layout)}
 
     def forward(
         self,
@@ -86,14 +87,14 @@ class CausalDecoder(Body):
         embedded: Mapping[str, Packed] | None = None,
         keep: Mapping[str, Tensor | None] | None = None,
     ) -> dict[str, Packed]:
-        layout, kept = batch.parts["text"].layout, (keep or {}).get("text")
-        x = dropout((embedded or self.embed(batch))["text"].values, self.dropout, self.training)
+        layout, kept = batch.parts[self.generates].layout, (keep or {}).get(self.generates)
+        x = dropout((embedded or self.embed(batch))[self.generates].values, self.dropout, self.training)
         for i, layer in enumerate(self.layers):
             x = layer(x, layout, kept if i == len(self.layers) - 1 else None, None if cache is None else cache[i].self)
         if cache is not None:
             cache.advance(layout)
         x = x if self.norm is None else self.norm(x)
-        return {"text": Packed(x, layout if kept is None else None)}
+        return {self.generates: Packed(x, layout if kept is None else None)}
 
     def groups(self) -> list[nn.Module]:
         return [self.embeddings, *self.layers, *([] if self.norm is None else [self.norm])]

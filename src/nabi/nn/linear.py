@@ -1,4 +1,7 @@
-"""The leaves that hold weights: Linear, LayerNorm, RMSNorm, Embedding, FeedForward. Unusual: a residual is an argument, so that a prepared copy can fuse it."""
+"""The leaves that hold weights: Linear, LayerNorm, RMSNorm, Embedding, PatchEmbedding, FeedForward.
+
+Unusual: a residual is an argument, so that a prepared copy can fuse it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,16 @@ from nabi.nn.dropout import dropout_add
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, **{name: function for name, (_, _, function) in fast.FUSED.items()}}
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), an approximation of GELU (Hendrycks and Gimpel 2016, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "quick_gelu": quick_gelu,
+    **{name: function for name, (_, _, function) in fast.FUSED.items()},
+}
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -138,6 +150,25 @@ class Embedding(nn.Module):
         return f"{self.weight.shape[0]} x {self.weight.shape[1]}"
 
 
+class PatchEmbedding(nn.Module):
+    """A linear layer over patches whose weight is kept as a convolution's, (W, C, side, side), since its stride is its size.
+
+    Args:
+        channels, side: of a patch.
+        hidden_size: W.
+        bias: whether there is one.
+    """
+
+    def __init__(self, channels: int, side: int, hidden_size: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(hidden_size, channels, side, side))
+        self.bias = nn.Parameter(torch.empty(hidden_size)) if bias else None
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(T, C * side * side), each channel by channel -> (T, W)."""
+        return fast.linear(patches, self.weight.flatten(1), self.bias)
+
+
 class FeedForward(nn.Module):
     """Two linear layers with an activation between (Vaswani et al. 2017, section 3.3), plus the residual.
 
@@ -201,9 +232,9 @@ def residual(linear: Linear, x: Tensor, add: Tensor, dropout: float) -> Tensor:
 def normal_(module: nn.Module, std: float, generator: torch.Generator) -> None:
     """Fill every leaf below ``module``: weights from N(0, std), biases 0, norms 1 and 0 (Devlin et al. 2018, appendix A.2)."""
     for leaf in module.modules():
-        if isinstance(leaf, Linear | Embedding):
+        if isinstance(leaf, Linear | Embedding | PatchEmbedding):
             nn.init.normal_(leaf.weight, 0.0, std, generator=generator)
-            if isinstance(leaf, Linear) and leaf.bias is not None:
+            if not isinstance(leaf, Embedding) and leaf.bias is not None:
                 nn.init.zeros_(leaf.bias)
         elif isinstance(leaf, LayerNorm | RMSNorm):
             nn.init.ones_(leaf.weight)

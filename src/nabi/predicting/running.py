@@ -329,7 +329,7 @@ class Parts:
 def digest_of_model(model: Model) -> str:
     """The hash of a model: its architecture, its weights, its tokenizer, its precision."""
     digest, whole = hashlib.sha256(), model.original
-    parts = [whole.origin.family_name, to_dict(whole.origin.config), whole.inputs.max_length, whole.inputs.tokenizer.fingerprint, model is whole]
+    parts = [whole.origin.family_name, to_dict(whole.origin.config), whole.inputs.max_length, whole.inputs.fingerprint, model is whole]
     digest.update(repr(parts).encode())
     for name, tensor in sorted(whole.state_dict().items()):
         plain = tensor.detach().cpu().contiguous()

@@ -83,6 +83,7 @@ class Task(nn.Module):
     Class attributes:
         name, aliases: as the command line and ``pipeline`` spell them.
         defaults: ids that v4 takes for the task when no model is given, the newest spelling first.
+        parts: what a body must read for the task: ``text``, ``image``.
         columns: what a labelled row must have; optional_columns: what it may have.
         heads: the head kinds that it builds on a body whatever its settings; of an instance, all that it builds.
         optional_heads: those that some settings add; see :meth:`builds`.
@@ -102,6 +103,7 @@ class Task(nn.Module):
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[frozenset[str]] = frozenset({"text"})
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
     heads: ClassVar[tuple[str, ...]]
@@ -131,8 +133,9 @@ class Task(nn.Module):
 
     @classmethod
     def fits(cls, body: Body | type[Body]) -> bool:
-        """Whether this body has the heads that the task reads, and writes what the task lets it write."""
-        return set(cls.heads) <= set(body.heads) and (body.generates if cls.generates or "vocabulary" in cls.heads else None) == cls.generates
+        """Whether this body reads the parts and has the heads that the task needs, and writes what the task lets it write."""
+        writes = body.generates if cls.generates or "vocabulary" in cls.heads else None
+        return cls.parts <= set(body.needs) and set(cls.heads) <= set(body.heads) and writes == cls.generates
 
     @classmethod
     def builds(cls, settings: Any) -> tuple[str, ...]:
@@ -357,6 +360,10 @@ class Task(nn.Module):
         if len(args) != 1:
             raise InputError("a pipeline is called with its inputs", value=f"{len(args)} positional arguments", expected="one: an input or a list of them")
         return args[0], options
+
+    def single(self, inputs: Any) -> bool:
+        """Whether this is one input, and no collection of them."""
+        return isinstance(inputs, str | Mapping)
 
     def example_of(self, item: Any, where: str = "an input") -> Example:
         """One input of a pipeline or of the command line as an example; ``where`` is what to call it in an error."""

@@ -27,9 +27,11 @@ from nabi.data.binary import MAGIC, Unstorable, from_bytes, to_bytes
 from nabi.data.records import Records, load_numbers, save_numbers, write
 from nabi.model import Model
 from nabi.tasks import Cut, Use
+from nabi.text import Tokenizer
 
 _MODULE = {"training", *vars(torch.nn.Module())}  # what every module holds
-CODE = ("tasks", "text", "inputs.py", "batch.py", "model.py", "training/encoded.py", "data/binary.py")  # what decides how an example is encoded
+# what decides how an example is encoded
+CODE = ("tasks", "text", "inputs.py", "batch.py", "model.py", "training/encoded.py", "data/binary.py", "data/images.py", "data/pixels.py")
 TOLD = 1000  # warnings that are kept with the rows
 
 
@@ -118,21 +120,28 @@ def _rows(data: bytes, example: int, anchors: Mapping[str, Any]) -> list[Row]:
 
 def _anchors(model: Model) -> dict[str, Any]:
     """What rows may hold that is not data: it is named in the record and put back when it is read."""
-    tokenizer = model.inputs.tokenizer
-    return {"tokenizer": tokenizer, "tokenizer.joined": tokenizer.joined}
+    tokenizer = model.inputs.words
+    return {} if tokenizer is None else {"tokenizer": tokenizer, "tokenizer.joined": tokenizer.joined}
 
 
 def _key(model: Model, table: Table, options: Any, use: Use) -> str:
-    tokenizer, task = model.inputs.tokenizer, model.task
-    files = hashlib.sha256(b"\0".join(name.encode() + b"\0" + data for name, data in sorted(tokenizer.files.items()))).hexdigest()
+    task, images = model.task, model.inputs.pictures
     state = {name: _stated(value) for name, value in vars(task).items() if name not in _MODULE}
     content = {
         "format": MAGIC, "code": code(), "tokenizers": metadata.version("tokenizers"), "data": table.fingerprint, "use": use,
-        "tokenizer": [tokenizer.fingerprint, tokenizer.target.fingerprint, files], "max_length": model.inputs.max_length,
+        "tokenizer": _words(model.inputs.words), "max_length": model.inputs.max_length,
+        "images": None if images is None else [_stated(images), metadata.version("pillow")],
         "task": [task.name, type(task).__qualname__, state, _stated(options)],
         "body": [dict(model.body.tables), {part: sorted(streams) for part, streams in model.body.needs.items()}],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def _words(tokenizer: Tokenizer | None) -> list[str]:
+    if tokenizer is None:
+        return []
+    files = hashlib.sha256(b"\0".join(name.encode() + b"\0" + data for name, data in sorted(tokenizer.files.items()))).hexdigest()
+    return [tokenizer.fingerprint, tokenizer.target.fingerprint, files]
 
 
 @cache

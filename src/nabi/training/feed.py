@@ -34,7 +34,7 @@ class Feed:
     def __init__(self, model: Model, rows: Sequence[Sequence[Row]], plan: Plan) -> None:
         if not rows:
             raise DataError("there is nothing to train on")
-        self.task, self.rows, self.plan = model.task, rows, plan
+        self.task, self.rows, self.plan, self._grain = model.task, rows, plan, model.body.grain
         self.steps_per_epoch = math.ceil(len(rows) / plan.batch)
         self._strata: list[list[int]] = []
         if plan.sampler == "balanced":
@@ -92,7 +92,7 @@ class Feed:
         units: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             units.setdefault(row.example if self.task.together else i, []).append(i)
-        sizes = {key: sum(rows[i].tokens for i in ids) for key, ids in units.items()}
+        sizes = {key: sum(rows[i].work(self._grain) for i in ids) for key, ids in units.items()}
         groups: list[list[int]] = []
         filled = 0
         for key in sorted(units, key=sizes.__getitem__):

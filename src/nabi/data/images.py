@@ -1,0 +1,187 @@
+"""One image, however it comes, as 8-bit pixels: a path, the bytes of a file, an array, a Pillow image, or what ``datasets`` makes of one.
+
+The rules, which docs/images.md states too: the picture stands upright as its EXIF says; colours are converted by Pillow, as the incumbent does it, so a palette
+becomes its colours and transparency is dropped; of an animation the first frame is read; 16 bits a channel become 8. Unusual: Pillow is only let at the formats
+of ``FORMATS`` (others would start programs), and an image is refused for its size before a pixel of it is unpacked.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi.errors import InputError, OptionError
+
+FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+MOST_PIXELS = 1 << 26  # 67 million, a quarter of a GB of colours: a file of a few KB can claim any number
+WAYS = "a path, the bytes of an image file, a uint8 array (H, W) or (H, W, 3), or a Pillow image"
+
+Pixels = NDArray[np.uint8]
+
+
+def pixels_of(value: Any, where: str, channels: int = 3) -> Pixels:
+    """The pixels of one image, (H, W, C) with C the ``channels``: 3 for red, green and blue, 1 for grey.
+
+    Args:
+        value: see the head of this file.
+        where: what to call it in an error.
+        channels: 3 or 1.
+
+    Raises:
+        InputError: it is no image, damaged, too large, or of a kind without a rule.
+        OptionError: Pillow is not installed.
+    """
+    found = value if hasattr(value, "getexif") else _array(value, where) if _is_array(value) else None
+    if found is None:
+        found = _opened(*_bytes(value, where), where)
+    if isinstance(found, np.ndarray):
+        if found.ndim == 2:
+            found = found[:, :, None]
+        if found.shape[2] == channels:
+            return found
+        found = pillow("Image").fromarray(found[:, :, 0] if found.shape[2] == 1 else found)
+    return _converted(found, where, channels)
+
+
+def pillow(module: str) -> Any:
+    """A module of Pillow.
+
+    Raises:
+        OptionError: it is not installed.
+    """
+    try:
+        return __import__(f"PIL.{module}", fromlist=[module])
+    except ImportError:
+        raise OptionError("reading images needs the package pillow", fix="install it: pip install 'nabi[image]'") from None
+
+
+def is_image(value: Any) -> bool:
+    """Whether a value is one image that is held in memory, and no list of them."""
+    return isinstance(value, bytes | bytearray | os.PathLike) or hasattr(value, "getexif") or (_is_array(value) and len(value.shape) <= 3)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and hasattr(value, "shape") and not hasattr(value, "getexif")
+
+
+def _array(value: Any, where: str) -> NDArray[Any] | None:
+    """(H, W, C) uint8 of an array of pixels; None if it holds the bytes of a file."""
+    array = np.asarray(value)
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if array.dtype != np.uint8:
+        fix = "scale it to 0 ... 255 and give it as uint8: array.round().astype(numpy.uint8)"
+        raise InputError(f"{where}: an array of pixels is of another type", value=str(array.dtype), expected="uint8, uint16 or bool", fix=fix)
+    if array.ndim == 1:
+        return None
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise InputError(f"{where}: an array that is no image", value=array.shape, expected="(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    _fits((array.shape[1], array.shape[0]), where)
+    return np.ascontiguousarray(array)
+
+
+def _bytes(value: Any, where: str) -> tuple[bytes, str]:
+    """The bytes of a file, and its name if it has one."""
+    if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"} and value:  # as `datasets` has it
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value), ""
+    if _is_array(value):
+        return np.asarray(value).tobytes(), ""
+    if isinstance(value, str):
+        return _named(value, where)
+    if isinstance(value, os.PathLike):
+        return _read(os.fspath(value), where)
+    raise InputError(f"{where} has no image", value=None if value is None else type(value).__name__, expected=WAYS)
+
+
+def _named(value: str, where: str) -> tuple[bytes, str]:
+    if re.match(r"[a-z][a-z0-9+.-]*://", value, re.IGNORECASE):
+        raise InputError(f"{where}: an address on the network", value=value, expected=WAYS, fix="fetch the image first: nabi opens no address")
+    if value.startswith("data:"):
+        data = value.partition(",")[2]
+        try:
+            return base64.b64decode(data, validate=True), ""
+        except binascii.Error:
+            raise InputError(f"{where}: a data address that is damaged", value=value, expected="data:image/png;base64,...") from None
+    if len(value) > 64 and not Path(value[:4096]).exists() and re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", value):  # v4 takes bare base64 too
+        try:
+            return base64.b64decode(value), ""
+        except binascii.Error:
+            pass  # then it was a path, of a file that is not there
+    return _read(value, where)
+
+
+def _read(path: str, where: str) -> tuple[bytes, str]:
+    try:
+        return Path(path).read_bytes(), path
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such image file", value=path, expected=WAYS, fix="check the path") from None
+    except (OSError, ValueError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else problem
+        raise InputError(f"{where}: the image file can't be opened ({why})", value=path, fix="check the path and its permissions") from None
+
+
+def _opened(data: bytes, name: str, where: str) -> Any:
+    """A Pillow image whose pixels are unpacked: the first frame."""
+    library, shown = pillow("Image"), name or f"{len(data):,} bytes that begin with {data[:8]!r}"
+    if not data:
+        raise InputError(f"{where}: an empty image file", value=name or None, fix="fetch or write it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its size, which is looked at here, and of metadata, which is not
+            image = library.open(io.BytesIO(data), formats=FORMATS)
+            _fits(image.size, where)
+            image.load()
+            return image
+    except library.DecompressionBombError:
+        raise _too_large(where, "more than Pillow opens") from None
+    except library.UnidentifiedImageError:
+        known = f"one of {', '.join(FORMATS)}"
+        raise InputError(f"{where}: not an image", value=shown, expected=known, fix="look what it is; another format has to be converted") from None
+    except InputError:
+        raise
+    except Exception as problem:  # noqa: BLE001  # each of Pillow's decoders has errors of its own, struct.error and SyntaxError among them
+        why = " ".join(str(problem).split()) or type(problem).__name__
+        raise InputError(f"{where}: a damaged image ({why})", value=shown, expected="a whole file", fix="fetch or write it again") from None
+
+
+def _converted(image: Any, where: str, channels: int) -> Pixels:
+    _fits(image.size, where)
+    if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep what fits into 8 and cut the rest
+        wide = np.asarray(image).astype(np.int64)
+        if wide.size and (wide.min() < 0 or wide.max() > 0xFFFF):
+            raise InputError(f"{where}: numbers of more than 16 bits", value=f"{wide.min()} to {wide.max()}", expected="0 to 65535", fix="scale it to 8 bits")
+        image = pillow("Image").fromarray((wide >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise InputError(f"{where}: an image of floats, whose range is not stated", value=image.mode, expected="8 or 16 bits", fix="scale it to 8 bits")
+    upright = pillow("ImageOps").exif_transpose(image)
+    array = np.asarray(upright.convert("RGB" if channels == 3 else "L"))
+    return array if array.ndim == 3 else array[:, :, None]
+
+
+def _fits(size: tuple[int, int], where: str) -> None:
+    width, height = size
+    if not width or not height:
+        raise InputError(f"{where}: an image without a pixel", value=f"{width} x {height}", expected="at least 1 x 1")
+    if width * height > MOST_PIXELS:
+        raise _too_large(where, f"{width:,} x {height:,}")
+
+
+def _too_large(where: str, size: str) -> InputError:
+    return InputError(f"{where}: the image is too large", value=size, expected=f"at most {MOST_PIXELS:,} pixels", fix="make it smaller first")

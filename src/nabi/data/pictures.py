@@ -1,0 +1,102 @@
+"""Tables of images: a folder with a folder a class, a TAR, and tables whose rows name images that lie beside them.
+
+Nothing is unpacked: a row of a folder holds a path, one of a TAR the bytes of its member, read when the row is asked for. Unusual: what decides the pictures
+(of a file its size and time, of an archive its bytes) is part of the table's hash, so rows that were encoded before are not taken for others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nabi import cache
+from nabi.data.images import ENDINGS
+from nabi.data.members import Members, members_beside, open_members
+from nabi.data.records import Derived
+from nabi.data.tables import Table
+from nabi.errors import DataError
+
+
+def image_folder(path: Path) -> Table:
+    """A folder of images, as rows ``image`` (a path) and ``label``, the name of the folder that each lies in; no label if they lie in ``path`` itself.
+
+    Raises:
+        DataError: there is no image, or some have a class and some have none.
+    """
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise DataError(f"{path.name}: a folder without an image", value=str(path), expected=f"files such as {', '.join(ENDINGS)}")
+    names = [file.relative_to(path).as_posix() for file in files]
+    rows = [{"image": str(file), **_labelled(name)} for file, name in zip(files, names, strict=True)]
+    return _table(path.name, rows, names, _stated(files))
+
+
+def image_archive(path: Path) -> Table:
+    """A TAR of images, as rows ``image`` (bytes), ``key`` (its name there) and ``label``, the name of its folder; no label if it is in none.
+
+    Raises:
+        DataError: it is no TAR, holds no image, or some have a class and some have none.
+        HostileError: a member's name leads outside, or a member is a link.
+    """
+    members = open_members(path)
+    names = [name for name in members if PurePosixPath(name).suffix.lower() in ENDINGS]
+    if not names:
+        raise DataError(f"{path.name}: an archive without an image", value=str(path), expected=f"members such as {', '.join(ENDINGS)}")
+    rows = Derived(len(names), lambda i: {"image": members[names[i]], "key": names[i], **_labelled(names[i])})
+    return _table(path.name, rows, names, cache.digest(path))
+
+
+def with_images(table: Table, column: str = "image") -> Table:
+    """The table with images in place of what names them: paths from the table's folder, keys of a TAR, an NPZ or a folder beside the table.
+
+    A path that is there as it is, and what is no name, stays.
+
+    Raises:
+        DataError: nothing beside the table has these names.
+    """
+    first = table[0].get(column) if len(table) else None
+    if isinstance(first, bool) or not isinstance(first, str | int) or (isinstance(first, str) and first.startswith(("data:", "http://", "https://"))):
+        return table
+    if isinstance(first, str) and Path(first).is_file():
+        return table.changed(lambda row, where: row, _stated(Path(str(row.get(column))) for row in table))
+    if table.source is None:
+        return table  # it is refused where it is read, by its place
+    folder = table.source.parent
+    if isinstance(first, str) and (folder / first).is_file():
+        return table.changed(lambda row, where: {**row, column: str(folder / str(row.get(column)))}, _stated(folder / str(row.get(column)) for row in table))
+    beside = members_beside(table.source)
+    return table.changed(lambda row, where: {**row, column: beside.of(row, column, where)}, _digest(beside))
+
+
+def _labelled(name: str) -> dict[str, str]:
+    parent = PurePosixPath(name).parent.name
+    return {"label": parent} if parent else {}
+
+
+def _table(name: str, rows: Any, names: list[str], digest: str) -> Table:
+    classed = [bool(_labelled(n)) for n in names]
+    if any(classed) and not all(classed):
+        what, stray = f"{name}: an image that lies in no class's folder", names[classed.index(False)]
+        raise DataError(what, value=stray, expected="all in one folder a class, or none", fix="move it or leave it out")
+    columns = ["image", *(["key"] if not isinstance(rows, list) else []), *(["label"] if any(classed) else [])]
+    sha256 = hashlib.sha256("\n".join((digest, *names)).encode("utf-8", "surrogateescape")).hexdigest()
+    return Table(rows, name, columns=columns, sha256=sha256, complete=columns, places=lambda i: f"{name}, {names[i]}")
+
+
+def _stated(files: Iterable[Path]) -> str:
+    """Size and time of each file; of one that is not there its name, which reading it tells of."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            found = file.stat()
+        except OSError:
+            digest.update(f"{file}\n".encode("utf-8", "surrogateescape"))
+        else:
+            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _digest(members: Members) -> str:
+    return cache.digest(members.path) if members.path.is_file() else _stated(members.path / name for name in members)
