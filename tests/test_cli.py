@@ -238,7 +238,7 @@ def refused(done: Done, message: str, left: list[str]) -> None:
         (["--set", "plan.epoch=3"], r"unknown key 'epoch' did you mean 'epochs'\?"),
         (["--set", "plan.epochs=x"], "'epochs' has the wrong type: 'x'"),
         (["--set", "plan.epochs=-1"], "epochs is -1"),
-        (["--set", "plans.epochs=1"], r"--set takes.*'plans.epochs=1'. Did you mean 'plan'\?"),
+        (["--set", "plans.epochs=1"], r"unknown setting: 'plans.epochs=1'.*Did you mean 'plan'\?"),
         (["--set", "epochs"], "unknown setting: 'epochs'. Expected one of plan.KEY=VALUE"),
         (["--set", "options.lng=window"], r"unknown key 'lng' did you mean 'long'\?"),
         (["--set", "options.max_length=1000"], "max_length is out of range: 1000"),
