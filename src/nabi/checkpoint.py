@@ -182,6 +182,7 @@ def create(
         if kind.images is not None:
             chosen = from_dict(ImageSettings, {**to_dict(kind.images(config)), **(images or {})}, "the settings of images")
             inputs = replace(inputs, pictures=Images(chosen, body.side))
+        _check_parts(type(built), body)
         built.build(body)
     generator = torch.Generator(device).manual_seed(seed)
     body.initialise(generator)
@@ -314,6 +315,12 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as problem:  # torch raises either, with several lines of its own sources
         reason = str(problem).splitlines()[0]
         raise OptionError("the device can't be used here", value=f"{device} ({reason})", expected="cpu, or a CUDA device that torch sees") from None
+
+
+def _check_parts(task: type[Task], body: Body) -> None:
+    if missing := sorted(task.parts - set(body.needs)):
+        fits = ", ".join(name for name in families.names() if task.fits(families.find(name).body))
+        raise OptionError(f"{type(body).__name__} reads no {missing[0]}, which {task.name} needs", expected=f"one of these families: {fits}")
 
 
 def _add(files: Iterable[str | Path | ModuleType]) -> None:
@@ -491,6 +498,7 @@ class Folder:
             limit = min(body.limits.get("text", UNLIMITED), self.ours.max_length or UNLIMITED)
             inputs = Inputs.load(self.path, limit=limit, vocab_size=self.sizes.vocab_size)
             settings = task.completed(settings, self.config, self.generation, inputs.tokenizer)
+        _check_parts(task, body)
         if "image" in body.needs:
             inputs = replace(inputs, pictures=images_of(self.path, str(self.config.get("model_type")), body.side, body.channels))
         if task.pools(settings) and (stated := stated_pooling(self.path)) is not None:
