@@ -46,7 +46,7 @@ def pixels_of(value: Any, where: str, channels: int = 3) -> Pixels:
         InputError: it is no image, damaged, too large, or of a kind without a rule.
         OptionError: Pillow is not installed.
     """
-    found = value if hasattr(value, "getexif") else _array(value, where) if _is_array(value) else None
+    found: Any = value if hasattr(value, "getexif") else _array(value, where) if _is_array(value) else None
     if isinstance(found, np.ndarray):
         if found.shape[2] == channels:
             return found

@@ -188,7 +188,7 @@ FAMILY = Family(
         ),
         prefix="vit.",
         shared=(same("pooler.dense", "pooled.out"),),
-        heads={("row",): ("ForImageClassification", (same("classifier", "row.out"),)), ("pooled",): ("Model", ()), (): ("Model", ())},
+        heads={("row",): ("ForImageClassification", (same("classifier", "row.out"),)), ("pooled",): ("Model", ())},
         bare=frozenset({("pooled",), ()}),
         ignore={r"decoder\..*": "the head of masked images"},
     ),

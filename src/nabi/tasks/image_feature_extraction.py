@@ -19,6 +19,7 @@ from nabi.inputs import Inputs
 from nabi.layout import Packed, join
 from nabi.metrics.detail import Array
 from nabi.nn.body import Body, Run
+from nabi.nn.heads import Head
 from nabi.tasks import Example, Score, Use
 from nabi.tasks._seeing import Looking, Seeing
 
@@ -107,12 +108,13 @@ class ImageFeatureExtraction(Seeing):
         for name in self.reads[1:]:
             found = join(found, Packed(hidden[name].values, run.layout(batch, name)))
         assert found.layout is not None
-        return found.values.split(found.layout.lengths)
+        return torch.split(found.values, list(found.layout.lengths))
 
     def _pooled(self, run: Run, batch: Batch) -> Sequence[Tensor]:
         if self.heads:
-            head = self.get_submodule("pooled")
-            return list(head.act(head.read(run, batch)))  # type: ignore[operator]
+            head = self.pooled
+            assert isinstance(head, Head) and head.act is not None
+            return list(head.act(head.read(run, batch)))
         name = self.reads[0]
         return list(run.layout(batch, name).mean(run(batch, keep={name: None})[name].values))
 
