@@ -51,7 +51,8 @@ def test_the_incumbents_folder_is_saved_bit_equal(family: str, kinds: tuple[str,
     theirs.save_pretrained(tmp_path / "theirs")
     complete(tmp_path / "theirs", family, tokenizer)
     heads = families.find(family).body.heads
-    sizes = {kind: config_of(family).vocab_size if heads[kind].tied_to else 1 if kind == "choice" else 2 for kind in kinds}
+    fixed = {"choice": 1, "pooled": getattr(config_of(family), "hidden_size", 0)}
+    sizes = {kind: config_of(family).vocab_size if heads[kind].tied_to else fixed.get(kind, 2) for kind in kinds}
     kind = task_with(kinds, sizes)
     loaded = checkpoint.Folder(tmp_path / "theirs").model(kind, kind.Settings(), "cpu", None)
     checkpoint.save(loaded, tmp_path / "ours")

@@ -7,16 +7,32 @@ Nothing is unpacked: a row of a folder holds a path, one of a TAR the bytes of i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nabi import cache
 from nabi.data.images import ENDINGS
 from nabi.data.members import Members, members_beside, open_members
+from nabi.data.opening import PARSERS, kind_of
 from nabi.data.records import Derived
 from nabi.data.tables import Table
 from nabi.errors import DataError
+
+
+def holds_images(path: Path) -> bool:
+    """Whether this is a TAR, or a folder in which no table lies."""
+    return path.suffix.lower() == ".tar" or (path.is_dir() and not any(kind_of(p)[0] in PARSERS for p in path.iterdir()))
+
+
+def image_table(path: Path) -> Table:
+    """The images of a folder or of a TAR.
+
+    Raises:
+        DataError, HostileError: see :func:`image_folder` and :func:`image_archive`.
+    """
+    return image_folder(path) if path.is_dir() else image_archive(path)
 
 
 def image_folder(path: Path) -> Table:
@@ -57,17 +73,50 @@ def with_images(table: Table, column: str = "image") -> Table:
         DataError: nothing beside the table has these names.
     """
     first = table[0].get(column) if len(table) else None
-    if isinstance(first, bool) or not isinstance(first, str | int) or (isinstance(first, str) and first.startswith(("data:", "http://", "https://"))):
+    if not _names(first):
         return table
+    find, given = finder(table.source, column), (str(row.get(column)) for row in table)
     if isinstance(first, str) and Path(first).is_file():
-        return table.changed(lambda row, where: row, _stated(Path(str(row.get(column))) for row in table))
+        return table.changed(find, _stated(map(Path, given)))
     if table.source is None:
         return table  # it is refused where it is read, by its place
-    folder = table.source.parent
-    if isinstance(first, str) and (folder / first).is_file():
-        return table.changed(lambda row, where: {**row, column: str(folder / str(row.get(column)))}, _stated(folder / str(row.get(column)) for row in table))
-    beside = members_beside(table.source)
-    return table.changed(lambda row, where: {**row, column: beside.of(row, column, where)}, _digest(beside))
+    if isinstance(first, str) and (table.source.parent / first).is_file():
+        return table.changed(find, _stated(table.source.parent / name for name in given))
+    return table.changed(find, _digest(members_beside(table.source)))
+
+
+def finder(source: Path | None, column: str = "image") -> Callable[[Mapping[str, Any], str], dict[str, Any]]:
+    """(row, where it is) -> the row with what its ``column`` names: a path from the table's folder, or the member of what lies beside the table.
+
+    Args:
+        source: the table's file; None if there is none, and rows name nothing but paths as they are.
+        column: which.
+
+    Raises:
+        DataError: when a row is asked for: it names a member that is not there, or there is no place of members; ``where`` is named.
+    """
+    members: list[Members] = []
+
+    def found(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+        name = row.get(column)
+        if source is None or not _names(name) or (isinstance(name, str) and Path(name).is_file()):
+            return dict(row)
+        if isinstance(name, str) and (source.parent / name).is_file():
+            return {**row, column: str(source.parent / name)}
+        try:
+            members.extend([] if members else [members_beside(source)])
+        except DataError:
+            if isinstance(name, str) and name.lower().endswith(ENDINGS):
+                return dict(row)  # the path of a file that is not there, which is told where it is read
+            raise
+        return {**row, column: members[0].of(row, column, where)}
+
+    return found
+
+
+def _names(value: Any) -> bool:
+    """Whether it is the name or the number of an image, and neither the image nor an address."""
+    return isinstance(value, str | int) and not isinstance(value, bool) and not re.match(r"data:|[a-z]+://", str(value), re.IGNORECASE)
 
 
 def _labelled(name: str) -> dict[str, str]:

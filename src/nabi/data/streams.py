@@ -153,12 +153,13 @@ def stream_table(source: Any, columns: Mapping[str, str] | None = None) -> Strea
     Raises:
         DataError: there is no such file, or when it is read: a row can't be read, or lacks a column that is renamed.
     """
+    from nabi.data.pictures import holds_images
     from nabi.data.tables import read_table, shards
 
     name = type(source).__name__
     if isinstance(source, Stream):
         stream = source
-    elif isinstance(source, str | Path):
+    elif isinstance(source, str | Path) and not holds_images(Path(source)):
         stream = stream_files(shards(str(source)), Path(source).name)
     elif callable(source) and not isinstance(source, Iterable):
         stream = Stream(lambda: checked(source(), name), name)

@@ -276,10 +276,10 @@ def _plain(value: Any) -> Any:
 
 def _from_path(given: str) -> Table:
     path = Path(given)
-    if path.suffix.lower() == ".tar" or (path.is_dir() and not any(kind_of(p)[0] in PARSERS for p in path.iterdir())):
-        from nabi.data import pictures  # which build on this file
+    from nabi.data import pictures  # which build on this file
 
-        return pictures.image_folder(path) if path.is_dir() else pictures.image_archive(path)
+    if pictures.holds_images(path):
+        return pictures.image_table(path)
     files = shards(given)
     if len(files) == 1:
         return _from_file(files[0], None)

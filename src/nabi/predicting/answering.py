@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nabi.batch import Row
@@ -46,14 +47,19 @@ class Answerer:
         keep: columns of the data that are copied to the answers.
         record: put ``{"error": ...}`` in the place of a row that can't be read.
         name: what to call the data.
+        source: the file that its rows come from, beside which there may be what they name.
 
     Raises:
         OptionError: a column to be kept would hide the errors.
     """
 
-    def __init__(self, model: Model, options: Any, columns: Mapping[str, str], keep: Sequence[str], record: bool, name: str) -> None:
+    def __init__(
+        self, model: Model, options: Any, columns: Mapping[str, str], keep: Sequence[str], record: bool, name: str, source: Path | None = None
+    ) -> None:
         self.model, self.options, self.columns, self.keep, self.record, self.name = model, options, columns, keep, record, name
-        self._plain = model.task.opened.__func__ is Task.opened.__func__  # type: ignore[attr-defined]  # a row is an example
+        self._beside = model.task.beside(source)
+        # a row is an example
+        self._plain = self._beside is not None or model.task.opened.__func__ is Task.opened.__func__  # type: ignore[attr-defined]
         self._left_out = {*columns, *columns.values()}
         if record and ERROR in keep:
             raise _hidden(ERROR)
@@ -101,12 +107,13 @@ class Answerer:
         try:
             if isinstance(row, Broken):
                 raise row.problem
-            example = self._renamed(where, row)
+            example: Example = self._renamed(where, row)
             if self._plain:
                 _has(where, example, self._needed(tuple(example)))
+                example = self._beside(example, where) if self._beside else example
                 yield where, row, example
                 return
-            table = self.model.task.opened(Table([example], self.name, places=lambda _: where))
+            table = self.model.task.opened(Table([dict(example)], self.name, places=lambda _: where))
             table.require(self._needed(table.columns))
             yield from ((where, row, each) for each in table)
         except UserError as problem:

@@ -146,7 +146,7 @@ def predict_file(
     given = None if isinstance(model, Model) else _located(str(model))
     loaded = model if isinstance(model, Model) else load(model, task, plugins=plugins, device=device, precision="fp32" if device == "cpu" else None)
     opts = loaded.options(options)
-    answerer = Answerer(loaded, opts, columns or {}, keep, on_error == "record", source.name)
+    answerer = Answerer(loaded, opts, columns or {}, keep, on_error == "record", source.name, source.table)
     job = {
         "nabi": VERSION, "model": digest_of_model(loaded), "plugins": [_digest(p) for p in plugins], "task": loaded.task.name, "device": loaded.device.type,
         "settings": to_dict(loaded.task.settings), "options": to_dict(opts), "data": source.identity(), "columns": dict(columns or {}), "keep": list(keep),

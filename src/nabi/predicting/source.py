@@ -17,6 +17,7 @@ from nabi import cache
 from nabi.data.lines import ENDINGS, Ahead
 from nabi.data.opening import can_be_read, kind_of, reading, rows_of, unpacked
 from nabi.data.parsing import package
+from nabi.data.pictures import holds_images, image_table
 from nabi.data.streams import Placed, stream_table
 from nabi.data.tables import canonical, shards
 from nabi.errors import DataError
@@ -35,13 +36,25 @@ class Source:
 
     def __init__(self, data: Any, broken: bool = False) -> None:
         self._broken = broken
-        self.files = [Path(file).absolute() for file in shards(os.fspath(data))] if isinstance(data, str | os.PathLike) else None
+        named = isinstance(data, str | os.PathLike)
+        self._images = image_table(Path(data).absolute()) if named and holds_images(Path(data)) else None
+        self.files = [Path(file).absolute() for file in self._found(os.fspath(data))] if named else None
         self._stream = stream_table(data) if self.files is None else None
         self.name = Path(data).name if self._stream is None else self._stream.name
         self._stated: list[tuple[int, int, int]] = []
-        for file in self.files or ():
+        for file in self.files or () if self._images is None else ():
             can_be_read(file)
         self._length = len(data) if self._stream is not None and hasattr(data, "__len__") else None
+
+    def _found(self, data: str) -> Sequence[str | Path]:
+        if self._images is None:
+            return shards(data)
+        return [row["image"] for row in self._images] if Path(data).is_dir() else [data]
+
+    @property
+    def table(self) -> Path | None:
+        """The one file of rows, beside which there may be what they name."""
+        return self.files[0] if self.files is not None and len(self.files) == 1 and self._images is None else None
 
     def identity(self) -> list[dict[str, Any]]:
         """Name, size and hash of each file, as they are now; from here on :meth:`check` sees that they stay so."""
@@ -70,8 +83,8 @@ class Source:
         Args:
             exact: read them, where nothing else tells.
         """
-        if self.files is None:
-            return self._length
+        if self.files is None or self._images is not None:
+            return self._length if self._images is None else len(self._images)
         total = 0
         for file in self.files:
             rows = self._counted(file)
@@ -84,6 +97,8 @@ class Source:
 
     def rows(self, ahead: Ahead) -> Iterator[Placed]:
         """(where, row) from the beginning, but for those that ``ahead`` passes over."""
+        if (images := self._images) is not None:
+            return ((images.where(i), images[i]) for i in range(len(images)) if not ahead.passes())
         if self.files is not None:
             return itertools.chain.from_iterable(rows_of(file, "", ahead, broken=self._broken) for file in self.files)
         assert self._stream is not None

@@ -34,7 +34,7 @@ def opened(out: str, call: str) -> Callable[[int], dict[str, Any]]:
     source, model = Source(told.data, told.record), told.load()
     if digest_of_model(model) != json.loads((work.folder / "job.json").read_text(encoding="utf-8"))["model"]:
         raise DataError("the model was changed while it was in use", value=told.model, fix="leave it alone, and start again")
-    return Parts(work, source, told.part, Answerer(model, model.options(told.options), told.columns, told.keep, told.record, source.name))
+    return Parts(work, source, told.part, Answerer(model, model.options(told.options), told.columns, told.keep, told.record, source.name, source.table))
 
 
 def main() -> None:

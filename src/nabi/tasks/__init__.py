@@ -7,8 +7,9 @@ heads, loss, answers, score. Tasks import no family.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -151,6 +152,11 @@ class Task(nn.Module):
     def opened(cls, table: Table) -> Table:
         """The table that the task reads, one row an example, from one whose rows may hold several."""
         return table
+
+    @classmethod
+    def beside(cls, source: Path | None) -> Callable[[Example, str], Example] | None:
+        """(row, where it is) -> the row with what it only names, such as an image beside the file ``source``; None if rows hold all that the task reads."""
+        return None
 
     @classmethod
     def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> Any:

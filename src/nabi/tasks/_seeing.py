@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from nabi.batch import Row
 from nabi.data import Table
 from nabi.data.images import is_image
-from nabi.data.pictures import with_images
+from nabi.data.pictures import finder, with_images
 from nabi.errors import OptionError
 from nabi.inputs import Inputs
 from nabi.tasks import Example, Form, Task
@@ -52,6 +53,10 @@ class Seeing(Task):
     @classmethod
     def opened(cls, table: Table) -> Table:
         return with_images(table)
+
+    @classmethod
+    def beside(cls, source: Path | None) -> Callable[[Example, str], Example]:
+        return finder(source)
 
     def seen(self, example: Example, inputs: Inputs, options: Looking, where: str, **notes: Any) -> Row:
         """The row of an example's image.
