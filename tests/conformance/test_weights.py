@@ -50,8 +50,9 @@ def test_the_incumbents_folder_is_saved_bit_equal(family: str, kinds: tuple[str,
             p.add_(torch.randn_like(p) * 0.2)
     theirs.save_pretrained(tmp_path / "theirs")
     complete(tmp_path / "theirs", family, tokenizer)
-    heads = families.find(family).body.heads
-    sizes = {kind: config_of(family).vocab_size if heads[kind].tied_to else 1 if kind == "choice" else 2 for kind in kinds}
+    heads, colours = families.find(family).body.heads, body_of(family).colours
+    words = {kind: config_of(family).vocab_size if heads[kind].tied_to else colours for kind in kinds if kind == "vocabulary"}
+    sizes = {kind: words.get(kind) or (1 if kind == "choice" else 2) for kind in kinds}
     kind = task_with(kinds, sizes)
     loaded = checkpoint.Folder(tmp_path / "theirs").model(kind, kind.Settings(), "cpu", None)
     checkpoint.save(loaded, tmp_path / "ours")
