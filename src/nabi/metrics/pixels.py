@@ -45,7 +45,7 @@ class PixelScore:
 
 def _figures(nats: float, counts: Array) -> dict[str, float]:
     """From the nats of all images and (places, K) counts of colours."""
-    pixels = max(counts.sum(), 1.0)
+    pixels = max(float(counts.sum()), 1.0)
     return {
         "bits_per_pixel": nats / math.log(2) / pixels,
         "marginal_bits_per_pixel": _bits(counts.sum(0, keepdims=True)) / pixels,
