@@ -21,6 +21,8 @@ from torch import Tensor
 
 from nabi import families, plugins, tasks
 from nabi.config import from_dict, read_file, to_dict
+from nabi.data import Table
+from nabi.data.colours import fitted_colours
 from nabi.data.pixels import Images, ImageSettings
 from nabi.errors import CheckpointError, MissingHeadError, OptionError, UserError, nearest
 from nabi.families import HF, Family
@@ -137,6 +139,7 @@ def create(
     tokenizer: str | Path | None = None,
     *,
     images: Mapping[str, Any] | None = None,
+    examples: Table | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Model:
@@ -148,7 +151,8 @@ def create(
         task, settings: what to train it for.
         tokenizer: a folder with a tokenizer; its vocabulary sets the size of the embedding table. None for a family that reads no text.
         images: what of the ``ImageSettings`` differs from the family's, for one that reads images.
-        seed: of the initial weights.
+        examples: rows of training, to whose images the colours of a family that reads colours are fitted, unless ``images`` says them.
+        seed: of the initial weights, and of the colours.
 
     Raises:
         OptionError: unknown family, size or field; a tokenizer that is missing, or that nothing would read.
@@ -181,6 +185,11 @@ def create(
             inputs = Inputs.load(folder, limit=body.limits.get("text", UNLIMITED), vocab_size=config.vocab_size)
         if kind.images is not None:
             chosen = from_dict(ImageSettings, {**to_dict(kind.images(config)), **(images or {})}, "the settings of images")
+            if body.colours and examples is not None and "clusters" not in (images or {}):
+                chosen = replace(chosen, clusters=fitted_colours(examples, chosen, body.colours, seed))
+            if len(chosen.clusters) != body.colours:
+                what = f"{family} of this size reads {body.colours} colours" if body.colours else f"{family} reads no colour clusters"
+                raise OptionError(what, value=f"{len(chosen.clusters)} clusters", fix="leave images.clusters out, or change body.vocab_size")
             inputs = replace(inputs, pictures=Images(chosen, body.side))
         _check_parts(type(built), body)
         built.build(body)
@@ -500,7 +509,7 @@ class Folder:
             settings = task.completed(settings, self.config, self.generation, inputs.tokenizer)
         _check_parts(task, body)
         if "image" in body.needs:
-            inputs = replace(inputs, pictures=images_of(self.path, str(self.config.get("model_type")), body.side, body.channels))
+            inputs = replace(inputs, pictures=images_of(self.path, str(self.config.get("model_type")), body.side, body.channels, body.colours))
         if task.pools(settings) and (stated := stated_pooling(self.path)) is not None:
             settings = replace(settings, pooling=stated[0], normalize=stated[1])
         with torch.device("meta"):

@@ -346,11 +346,11 @@ def predict(
         return
     answers = loaded.answers(items, options, where=where)
     if out is not None:
-        _write_lines(Path(out), (json.dumps(answer, ensure_ascii=False) for answer in answers))
+        _write_lines(Path(out), (json.dumps(loaded.task.plain(answer), ensure_ascii=False) for answer in answers))
         return
     for answer in answers:
         if as_json:
-            _print_json(answer)
+            _print_json(loaded.task.plain(answer))
         else:
             click.echo(loaded.task.line(answer))
 

@@ -178,7 +178,8 @@ def fit(
             if lora is not None:
                 adapters.adapt(model, lora, str(base), plan.seed)
         else:
-            model = checkpoint.create(str(family), size, kind.name, wanted, tokenizer, images=images, seed=plan.seed, device=device)
+            seen = table if isinstance(table, Table) else None
+            model = checkpoint.create(str(family), size, kind.name, wanted, tokenizer, images=images, examples=seen, seed=plan.seed, device=device)
         for note in model.origin.notes:
             progress.say(note)
         _set_dropout(model, plan)

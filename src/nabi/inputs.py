@@ -136,7 +136,7 @@ class Inputs:
             (folder / FILE).write_text(json.dumps(self.pictures.to_hf(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def images_of(folder: Path, model_type: str, side: int, channels: int) -> Images:
+def images_of(folder: Path, model_type: str, side: int, channels: int, colours: int = 0) -> Images:
     """How the model in a folder reads images, as its preprocessor_config.json says.
 
     Args:
@@ -144,13 +144,18 @@ def images_of(folder: Path, model_type: str, side: int, channels: int) -> Images
         model_type: what its config.json calls itself.
         side: of the body's patches in pixels.
         channels: that the body reads.
+        colours: that it tells apart; 0 where it reads patches.
 
     Raises:
-        CheckpointError: the file is missing or broken, or says what nabi does not do.
+        CheckpointError: the file is missing or broken, says what nabi does not do, or has another number of colour clusters.
     """
     path = folder / FILE
     if not path.is_file():
         fix = "fetch the folder again: without it nobody knows how images were scaled"
         raise CheckpointError(f"the folder has no {FILE}", value=str(folder), expected="the image settings that the model was trained with", fix=fix)
     stated: dict[str, Any] = read_file(path, CheckpointError)
-    return Images.from_hf(stated, model_type, side, channels, str(path))
+    found = Images.from_hf(stated, model_type, side, channels, str(path))
+    if len(found.settings.clusters) != colours:
+        expected = f"{colours}, one for each colour of the model" if colours else "none: the model reads patches"
+        raise CheckpointError(f"{path} has another number of colour clusters", value=len(found.settings.clusters), expected=expected)
+    return found

@@ -50,9 +50,9 @@ def test_the_incumbents_folder_is_saved_bit_equal(family: str, kinds: tuple[str,
             p.add_(torch.randn_like(p) * 0.2)
     theirs.save_pretrained(tmp_path / "theirs")
     complete(tmp_path / "theirs", family, tokenizer)
-    heads = families.find(family).body.heads
-    fixed = {"choice": 1, "pooled": getattr(config_of(family), "hidden_size", 0)}
-    sizes = {kind: config_of(family).vocab_size if heads[kind].tied_to else fixed.get(kind, 2) for kind in kinds}
+heads, config = families.find(family).body.heads, config_of(family)
+    fixed = {"choice": 1, "pooled": getattr(config, "hidden_size", 0), "vocabulary": body_of(family).colours}
+    sizes = {kind: config.vocab_size if heads[kind].tied_to else fixed.get(kind, 2) for kind in kinds}
     kind = task_with(kinds, sizes)
     loaded = checkpoint.Folder(tmp_path / "theirs").model(kind, kind.Settings(), "cpu", None)
     checkpoint.save(loaded, tmp_path / "ours")

@@ -12,7 +12,8 @@ import torch
 from nabi import decoding
 from nabi.batch import batch_of
 from nabi.decoding import Event, Generated
-from nabi.tasks._generating import Asked, Piece, TaskSteps
+from nabi.tasks._generating import Piece
+from nabi.tasks._writing import Asked, TaskSteps
 from parity.uncached import START
 from parity.written import BASE, EVERY, NEAR, SAME, Count, Pair, alone, rows_of
 

@@ -132,12 +132,12 @@ from pathlib import Path
 import nabi
 from nabi import decoding, model, tasks
 from nabi.nn.encoder_decoder import EncoderDecoder
-from nabi.tasks import _generating
+from nabi.tasks import _writing
 
 task, folder, undo, counts = sys.argv[1], sys.argv[2], sys.argv[3] == "undone", [int(n) for n in sys.argv[4:]]
 if undo:  # each document as it was read once: choices in one batch, sources at once, free memory kept
     tasks.find("multiple_choice").together = True
-    _generating.READ = 1 << 20
+    _writing.READ = 1 << 20
     EncoderDecoder._encoded = EncoderDecoder.encode
     model.trimmed = lambda batches, *_: batches
 sides = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 1), ("heads", 4), ("intermediate_size", 1024))}

@@ -23,7 +23,7 @@ from nabi.decoding.settings import ABSENT
 from nabi.errors import CheckpointError, InputError, OptionError, unknown
 from nabi.files import whole
 from nabi.nn.body import Run
-from nabi.tasks._generating import Asked, TaskSteps
+from nabi.tasks._writing import Asked, TaskSteps
 from nabi.weights.sources import resolve
 
 if TYPE_CHECKING:

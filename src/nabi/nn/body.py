@@ -36,6 +36,7 @@ class Body(nn.Module):
         init_std: of the heads' initial weights.
         without: paths of what a whole body of this family has and this one was built without.
         side, channels: of the patches that it reads from an image, in pixels (1: pixels themselves), if it reads images.
+        colours: how many colours it tells apart, where a pixel is the number of one; 0 where it reads patches.
         grain: part -> how many of its tokens are as much work as one of text; 1 if it is missing.
     """
 
@@ -52,6 +53,7 @@ class Body(nn.Module):
     without: tuple[str, ...] = ()
     side: int = 1
     channels: int = 3
+    colours: int = 0
     grain: Mapping[str, int] = {}
 
     @classmethod

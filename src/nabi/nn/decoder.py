@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class PreNormLayer(nn.Module):
         attention_dropout: on the attention weights.
         pattern: who may see whom.
         scale: of the scores; 1 / sqrt(D) if None.
+        norm: what makes the norms, from W and ``norm_eps``.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class PreNormLayer(nn.Module):
         attention_dropout: float,
         pattern: Pattern,
         scale: float | None = None,
+        norm: Callable[[int, float], nn.Module] = LayerNorm,
     ) -> None:
         super().__init__()
-        self.attention_norm = LayerNorm(hidden_size, norm_eps)
+        self.attention_norm = norm(hidden_size, norm_eps)
         self.attention = Attention(hidden_size, num_heads, pattern=pattern, scale=scale, dropout=dropout, attention_dropout=attention_dropout)
-        self.feed_forward_norm = LayerNorm(hidden_size, norm_eps)
+        self.feed_forward_norm = norm(hidden_size, norm_eps)
         self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout)
 
     def forward(self, x: Tensor, layout: Layout, keep: Tensor | None = None, cache: Any = None) -> Tensor:

@@ -92,7 +92,8 @@ class Head(nn.Module):
         bias = self.bias.flatten() if self.spec.bias and hasattr(self, "bias") else None
         if self.spec.tied_to is not None:
             return run.table(self.spec.tied_to).weight, bias
-        return self.out.weight, self.out.bias if bias is None else bias
+        weight = self.out.weight
+        return weight.to_dense() if weight.is_mkldnn else weight, self.out.bias if bias is None else bias  # a prepared copy's is packed
 
     def forward(self, x: Tensor, table: Embedding | None = None) -> Tensor:
         """(K, W) -> (K, C); ``table`` is what the head is tied to."""

@@ -85,6 +85,8 @@ class Answerer:
                 if isinstance(answer, UserError):
                     told.errors += 1
                     first, answer = first or answer, {ERROR: str(answer)}
+                else:
+                    answer = self.model.task.plain(answer)
                 line = self._line(row, answer)
                 if isinstance(line, dict):
                     told.columns |= dict.fromkeys(line)

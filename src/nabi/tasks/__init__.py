@@ -375,6 +375,10 @@ class Task(nn.Module):
         """One input of a pipeline or of the command line as an example; ``where`` is what to call it in an error."""
         return item if isinstance(item, Mapping) else {"text": item}
 
+    def plain(self, answer: Any) -> Any:
+        """The answer as JSON takes it: itself, but where it holds arrays."""
+        return answer
+
     def line(self, answer: Any) -> str:
         """The answer on one line of a terminal."""
         return json.dumps(answer, ensure_ascii=False)

@@ -1,7 +1,6 @@
-"""What the tasks that write have in common: the settings of decoding, the step function over a body, losses by token, text out of tokens.
+"""What the tasks that write text have in common: the settings of decoding, text out of tokens, streams.
 
-Unusual: rows that carry targets are measured (nats of each token) and rows without are answered, so that one ``read`` serves language-model evaluation, golden
-vectors and generation. Names and rules of the options are v4's; nabi's own answer says why it ended.
+Unusual: names and rules of the options are v4's; nabi's own answer says why it ended.
 """
 
 from __future__ import annotations
@@ -9,28 +8,22 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from nabi import decoding
-from nabi.batch import FILLER, Batch, Cache, Row, Target, batch_of
+from nabi.batch import FILLER, Batch, Row, batch_of
 from nabi.decoding import Branches, Event, Generated
 from nabi.errors import CheckpointError, InputError, OptionError
 from nabi.inputs import Inputs
-from nabi.nn.body import Body, Run
-from nabi.nn.heads import Head
-from nabi.nn.losses import linear_cross_entropy, token_nats
-from nabi.tasks import Example, Task
+from nabi.nn.body import Run
+from nabi.tasks import Example
 from nabi.tasks._streaming import Beams, Joining, Unfolding, record, tidied
+from nabi.tasks._writing import Asked, Writing
 from nabi.text import Tokenizer
-
-# of all rows that are written at a time: tokens of their past, of these tokens that were read and not written, and numbers of one step
-TOKENS, READ, SCORES = 1 << 14, 1 << 12, 1 << 23
-IGNORED = -100  # a place of a target that is not predicted
 
 
 @dataclass(frozen=True)
@@ -123,10 +116,9 @@ class Piece:
     end: int | None = None
 
 
-class Generating(Task):
-    """Base of the tasks whose model writes."""
+class Generating(Writing):
+    """Base of the tasks whose model writes text."""
 
-    heads = ("vocabulary",)
     Options, Settings = GenerationOptions, GenerationSettings
     golden_use = "train"
     hf_task: str  # the key of task_specific_params
@@ -135,9 +127,7 @@ class Generating(Task):
         super().__init__(settings)
         if not 0 <= settings.label_smoothing < 1:
             raise OptionError("label_smoothing must be in [0, 1)", value=settings.label_smoothing)
-        self.decoding = settings.decoding or decoding.Settings()
-        self.targets = {"next": Target("token", part=str(self.generates))}
-        self._outputs = 0
+        self.decoding, self.smoothing = settings.decoding or decoding.Settings(), settings.label_smoothing
 
     # ---- from data and from checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -166,17 +156,6 @@ class Generating(Task):
 
     def to_generation(self) -> dict[str, Any]:
         return self.decoding.to_hf()
-
-    def build(self, body: Body) -> None:
-        if body.generates != self.generates:
-            kinds = {None: "writes nothing", "text": "goes on with a text", "target": "writes a text for a text"}
-            what = f"{self.name} can't be built on this family: {type(body).__name__} {kinds[body.generates]}"
-            raise OptionError(what, expected=f"a family that {kinds[self.generates]}")
-        self._outputs = body.tables["tokens"]
-        super().build(body)
-
-    def outputs(self) -> dict[str, int]:
-        return {"vocabulary": self._outputs}
 
     @property
     def prefix(self) -> str:
@@ -223,58 +202,7 @@ class Generating(Task):
         """Whether a call wants token ids in place of text."""
         return bool(options.return_tensors or not options.return_text)
 
-    # ---- a batch -------------------------------------------------------------------------------------------------------------------------------
-
-    def counts(self, targets: Mapping[str, Tensor]) -> dict[str, float]:
-        return {"next": float((targets["next"] != IGNORED).sum())}
-
-    def loss(self, run: Run, batch: Batch) -> dict[str, Tensor]:
-        x, weight, bias, aims = self._predicted(run, batch)
-        return {"next": linear_cross_entropy(x, weight, bias, aims, smoothing=self.settings.label_smoothing)}
-
-    def _predicted(self, run: Run, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """What the output layer reads for each token that has a target (K, W), its weight and bias, the targets (K,)."""
-        part, aims = str(self.generates), batch.targets["next"]
-        kept = (aims != IGNORED).nonzero()[:, 0]
-        head = self._head
-        x = head.before(run(batch, keep={part: kept})[part].values)
-        weight, bias = head.output(run)
-        return x, weight, bias, aims[kept]
-
-    @property
-    def _head(self) -> Head:
-        head = self.get_submodule("vocabulary")
-        assert isinstance(head, Head)
-        return head
-
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
-
-    def read(self, run: Run, batches: Iterable[Batch], options: Any) -> Iterator[tuple[int, Any]]:
-        """``{"nats", "tokens"}`` of a row with targets, else its :class:`Piece` s: beams best first, draws by their index."""
-        asked: dict[int, Asked] = {}
-        for batch in batches:
-            if "next" in batch.targets:
-                yield from self._measured(run, batch)
-            else:
-                asked |= self._asked(batch)
-        found: dict[int, dict[int, Piece]] = {}
-        for result in self._generated(run, asked, options, events=False):
-            if isinstance(result, Generated):
-                row = list(asked)[result.row]
-                found.setdefault(row, {})[result.index] = self._piece(run, asked[row], result, options)
-        for row, pieces in found.items():
-            yield row, [pieces[index] for index in sorted(pieces)]  # draws come as they end, which depends on the other rows
-
-    def _measured(self, run: Run, batch: Batch) -> Iterator[tuple[int, dict[str, float]]]:
-        part = batch.parts[str(self.generates)]
-        x, weight, bias, aims = self._predicted(run, batch)
-        assert part.layout.rows is not None
-        of = part.layout.rows[batch.targets["next"] != IGNORED]
-        nats = torch.zeros(len(part.layout), dtype=torch.float64).index_add_(0, of.cpu(), token_nats(x, weight, bias, aims).double().cpu())
-        tokens = torch.bincount(of, minlength=len(part.layout))
-        for row, example, a, b in zip(part.ids, part.example.tolist(), nats.tolist(), tokens.tolist(), strict=True):
-            if example != FILLER:
-                yield row, {"nats": a, "tokens": b}
 
     def _asked(self, batch: Batch) -> dict[int, Asked]:
         """Row number -> prompt and source."""
@@ -288,37 +216,6 @@ class Generating(Task):
         if start is None:
             raise OptionError("the model does not say which token its output begins with", expected="decoder_start_token_id in its config.json")
         return {part.ids[i]: Asked([start], parts["text"][i], part.example.device) for i in real}
-
-    def _generated(
-        self, run: Run, asked: Mapping[int, Asked], options: Any, *, events: bool, watch: bool = False
-    ) -> Iterator[Event | Generated | Branches]:
-        if not asked:
-            return iter(())
-        rows = list(asked.values())
-        settings = self.chosen(options)
-        part = str(self.generates)
-        sources = None if part == "text" else [row.source or [] for row in rows]
-        return decoding.generate(
-            TaskSteps(run, self._head, part, rows, self._outputs),
-            [row.prompt for row in rows],
-            settings,
-            decoder_only=part == "text",
-            room=run.limit(part),
-            sources=sources,
-            text_of=run.text_of,
-            numbers=list(asked),
-            slots=self._slots(rows, settings),
-            events=events,
-            watch=watch,
-        )
-
-    def _slots(self, rows: Sequence[Asked], settings: decoding.Settings) -> int:
-        """How many rows are written at a time: many make large products, as long as their past and the scores of a step stay small."""
-        most = settings.max_new_tokens or settings.max_length or decoding.DEFAULT_LENGTH
-        read = max(len(row.prompt) + len(row.source or ()) for row in rows)
-        answer = min(most, 2 * read + 32) if rows[0].source is not None else most  # a text made of another is seldom twice as long
-        sharing = max(settings.num_beams, settings.num_return_sequences)  # rows that read one text
-        return max(8, min(128, TOKENS // (read + answer), READ // read * sharing, SCORES // max(self._outputs, 1)))
 
     def _piece(self, run: Run, asked: Asked, result: Generated, options: Any) -> Piece:
         text = _text_behind(run, asked)(result.tokens)
@@ -374,13 +271,6 @@ class Generating(Task):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Asked:
-    prompt: list[int]
-    source: list[int] | None
-    device: torch.device
-
-
 def _text_behind(run: Run, asked: Asked) -> Callable[[Sequence[int]], str]:
     """What tokens add to the text of their prompt: decoded together, so that the space between is as it should be."""
     text_of = run.text_of
@@ -388,45 +278,6 @@ def _text_behind(run: Run, asked: Asked) -> Callable[[Sequence[int]], str]:
     prompt = asked.prompt if asked.source is None else []
     length = len(text_of(prompt)) if prompt else 0
     return lambda tokens: text_of([*prompt, *tokens])[length:]
-
-
-class TaskSteps:
-    """A body and its vocabulary head as ``decoding.Steps``."""
-
-    def __init__(self, run: Run, head: Head, part: str, asked: Sequence[Asked], vocab_size: int) -> None:
-        self.run, self.head, self.part, self.asked, self.vocab_size = run, head, part, asked, vocab_size
-
-    def begin(self, rows: Sequence[int], reserve: int) -> tuple[Cache, Tensor]:
-        """Read sources and prompts."""
-        asked = [self.asked[i] for i in rows]
-        prompts = [row.prompt for row in asked]
-        # room to begin with for a short answer; a longer one grows its slot by quarters
-        need = max(map(len, prompts)) + min(reserve, 64)
-        first = self._batch(prompts, asked[0].device)
-        if self.part == "text":
-            cache = self.run.begin(first, need)
-        else:
-            cache = self.run.begin(_batch("text", [row.source or [] for row in asked], asked[0].device), need)
-        return cache, self._scores(first, cache)
-
-    def next(self, tokens: Sequence[int], cache: Cache) -> Tensor:
-        """One token more for each row."""
-        return self._scores(self._batch([[token] for token in tokens], self.asked[0].device), cache)
-
-    def _batch(self, rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
-        return _batch(self.part, rows, device)
-
-    def _scores(self, batch: Batch, cache: Cache) -> Tensor:
-        batch = batch.after(cache)
-        layout = batch.parts[self.part].layout
-        assert layout.cu_seqlens is not None
-        last = layout.cu_seqlens[1:].long() - 1
-        kept = None if layout.longest == 1 else last
-        return self.head.logits(self.run, self.run(batch, cache, keep={self.part: kept})[self.part].values)
-
-
-def _batch(part: str, rows: Sequence[Sequence[int]], device: torch.device) -> Batch:
-    return batch_of([Row({part: {"tokens": row}}, example=i) for i, row in enumerate(rows)], range(len(rows)), {}).to(device)
 
 
 def refuse_chat(item: Any, where: str) -> None:

@@ -20,8 +20,9 @@ from nabi.inputs import Inputs
 from nabi.metrics import LanguageScore
 from nabi.metrics.written import Modelled
 from nabi.tasks import Example, Score, Use, own_text
-from nabi.tasks._generating import IGNORED, Generating, GenerationOptions, GenerationSettings, Piece, refuse_chat, told
+from nabi.tasks._generating import Generating, GenerationOptions, GenerationSettings, Piece, refuse_chat, told
 from nabi.tasks._streaming import tidied
+from nabi.tasks._writing import IGNORED
 from nabi.text import Tokenizer
 
 
