@@ -16,6 +16,7 @@ from nabi.batch import Row
 from nabi.cli import cli
 from nabi.fitting import _set_dropout as set_dropout
 from nabi.model import Model
+from nabi.nn.convolution import freeze_statistics
 from nabi.ranks import ALONE, Ranks
 from nabi.tasks.fill_mask import FillMaskSettings
 from nabi.training.feed import Feed
@@ -186,6 +187,7 @@ def every_cell(ranks: Ranks, tokenizer: str) -> dict[str, float]:
         for name, changed in {"alone": {}, **SPREADS}.items():
             plan = Plan(steps=1, batch=8, tokens=12, hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0, **changed)
             set_dropout(built, plan)
+            freeze_statistics(built)  # those of a batch are of what is computed at once
             gradients.clear()
             next(train(built, Feed(built, encoded, plan), plan, ranks=ALONE if name.startswith("alone") else ranks)).refresh()
             seen[name] = dict(gradients)
