@@ -199,6 +199,24 @@ def every_cell(ranks: Ranks, tokenizer: str) -> dict[str, float]:
     return found
 
 
+def with_batch_statistics(ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights and statistics that two steps of a network with batch norms leave, for each way to spread them: one process computes all at once, two a half each."""
+    from conformance import kit
+
+    found = {}
+    for name, changed in {"alone": {}, **SPREADS}.items() if ranks.world > 1 else {"alone": {}}.items():
+        built = kit.model_of("resnet", "image_classification", Path())
+        examples = kit.examples_of("image_classification")
+        encoded = [built.encode(e, built.options({"size": (32, 32 + 16 * (i % 2))}), "train", "", i) for i, e in enumerate(examples)]
+        # the first update is of seven images in two groups, the second of one, which leaves a process without; eps: an update as smooth as the gradient
+        plan = Plan(steps=2, batch=7, tokens=20 if ranks.world > 1 else 100, learning_rate=1e-2, warmup=0.0, eps=1.0, **changed)
+        if name != "alone" or ranks.world == 1:
+            for step in train(built, Feed(built, encoded, plan), plan, ranks=ranks):
+                step.refresh()
+        found[name] = {key: x.clone() for key, x in built.state_dict().items()}
+    return found
+
+
 def fitted_differently(ranks: Ranks, tokenizer: str) -> str:
     """Each process was given another plan."""
     given: dict[str, Any] = {"family": "bert", "size": SIZE, "tokenizer": tokenizer, "progress": Progress("none")}
