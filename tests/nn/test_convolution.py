@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nabi.errors import InputError, OptionError
-from nabi.nn.convolution import BatchNorm, Convolution, ConvNorm, again, freeze_statistics, he_, maps_of, max_pooled, packed
+from nabi.nn.convolution import BatchNorm, ConvNorm, Convolution, again, freeze_statistics, he_, maps_of, max_pooled, packed
 from training.together import Together
 
 SIZES = ((5, 4), (3, 3), (5, 4), (4, 5), (1, 1))

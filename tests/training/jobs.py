@@ -200,7 +200,7 @@ def every_cell(ranks: Ranks, tokenizer: str) -> dict[str, float]:
 
 
 def with_batch_statistics(ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights and statistics that two steps of a network with batch norms leave, for each way to spread them: one process computes all at once, two a half each."""
+    """The weights and statistics that two steps leave, for each way to spread them: one process computes all images at once, two a half each."""
     from conformance import kit
 
     found = {}

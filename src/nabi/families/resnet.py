@@ -24,6 +24,7 @@ from nabi.nn.convolution import ConvNorm, he_, maps_of, max_pooled, packed
 from nabi.nn.heads import HeadSpec
 from nabi.weights.names import Entry, same
 
+_INNER = "relu"
 _REDUCTION = 4  # of the channels inside a bottleneck (figure 5)
 
 
@@ -40,7 +41,7 @@ class ResnetConfig:
         hidden_sizes: channels behind each stage.
         depths: blocks of each stage.
         block: ``basic``, two 3 x 3 convolutions, or ``bottleneck``, a 3 x 3 between two 1 x 1 (figure 5).
-        activation: its name.
+        activation: behind the stem and behind each sum; inside a block it is ReLU, as the incumbent has it.
         shrink_first: whether the first stage halves the image as the others do.
         shrink_early: of bottlenecks, whether the first convolution has the stride, as in the paper, or the 3 x 3.
     """
@@ -77,12 +78,12 @@ class Block(nn.Module):
     def __init__(self, c: ResnetConfig, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         if c.block == "basic":
-            layers = [ConvNorm(inputs, outputs, 3, stride, c.activation), ConvNorm(outputs, outputs, 3, 1, c.activation)]
+            layers = [ConvNorm(inputs, outputs, 3, stride, _INNER), ConvNorm(outputs, outputs, 3, 1, c.activation)]
         else:
             first, second, inner = (stride, 1, outputs // _REDUCTION) if c.shrink_early else (1, stride, outputs // _REDUCTION)
             layers = [
-                ConvNorm(inputs, inner, 1, first, c.activation),
-                ConvNorm(inner, inner, 3, second, c.activation),
+                ConvNorm(inputs, inner, 1, first, _INNER),
+                ConvNorm(inner, inner, 3, second, _INNER),
                 ConvNorm(inner, outputs, 1, 1, c.activation),
             ]
         self.layers = nn.ModuleList(layers)
