@@ -115,7 +115,7 @@ def test_a_step_of_training_and_what_it_leaves(name: str, tmp_path: Path) -> Non
     largest = max(float(p.grad.abs().max()) for p in model.parameters())
     assert max(float((p.grad - gradients[n]).abs().max()) / largest for n, p in model.named_parameters()) <= TOLERANCE
     saved = table.save(dict(mine.state_dict()))
-    statistics = {n: b for n, b in model.named_buffers()}
+    statistics = dict(model.named_buffers())
     assert len(statistics) == 3 * sum(isinstance(m, BatchNorm) for m in mine.modules())
     for n, b in statistics.items():
         assert torch.equal(saved[n], b) if n.endswith("tracked") else gap(saved[n], b) <= TOLERANCE, n
