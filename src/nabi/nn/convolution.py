@@ -108,33 +108,30 @@ class BatchNorm(nn.Module):
         """
         if self.frozen or not self.training:
             return [F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=_EPS) for x in maps]
-        flat = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps])  # of one size: no copy
-        flat = self._of_the_batch(flat, real)
-        pieces = torch.split(flat, [len(x) * x.shape[2] * x.shape[3] for x in maps])
+        flat = [x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps]
+        together = self._of_the_batch(torch.cat(flat) if len(flat) > 1 else flat[0], real)  # of one size: no copy
+        pieces = torch.split(together, [len(x) for x in flat])
         return [y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2) for x, y in zip(maps, pieces, strict=True)]
 
     def _of_the_batch(self, x: Tensor, real: bool) -> Tensor:
         """(T, C) -> (T, C)."""
-        joint = torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        mean, variance = (None, None) if _again.get() else (self.running_mean, self.running_var)
+        if mean is not None:
+            self.num_batches_tracked += 1
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+            if len(x) < 2:
+                fix = "train on larger images or batches, or with plan.batch_statistics=false"
+                raise InputError("batch statistics of a single place", value="one image, shrunk to one place", expected="two places at least", fix=fix)
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=_MOMENTUM, eps=_EPS)
         wide = x.float()
-        if joint:
-            sums = _summed(torch.cat([wide.sum(0), wide.new_tensor([len(x)])]) * real)
-            count, mean = sums[-1], sums[:-1] / sums[-1]
-            variance = _summed(((wide - mean) ** 2).sum(0) * real) / count
-            y = (wide - mean) * torch.rsqrt(variance + _EPS) * self.weight + self.bias
-        elif len(x) < 2:
-            fix = "train on larger images or batches, or with plan.batch_statistics=false"
-            raise InputError("batch statistics of a single place", value="one image, shrunk to one place", expected="two places at least", fix=fix)
-        else:
+        sums = _summed(torch.cat([wide.sum(0), wide.new_tensor([len(x)])]) * real)
+        count, middle = sums[-1], sums[:-1] / sums[-1]
+        spread = _summed(((wide - middle) ** 2).sum(0) * real) / count
+        if mean is not None and variance is not None:
             with torch.no_grad():
-                variance, mean = torch.var_mean(wide, 0, correction=0)
-            count, y = wide.new_tensor(len(x)), F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=_EPS)
-        if not _again.get():
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, _MOMENTUM)
-                self.running_var.lerp_(variance * (count / (count - 1)), _MOMENTUM)
-                self.num_batches_tracked += 1
-        return y.to(x.dtype)
+                mean.lerp_(middle, _MOMENTUM)
+                variance.lerp_(spread * (count / (count - 1)), _MOMENTUM)
+        return ((wide - middle) * torch.rsqrt(spread + _EPS) * self.weight + self.bias).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}"
