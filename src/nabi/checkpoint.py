@@ -29,6 +29,7 @@ from nabi.families import HF, Family
 from nabi.inputs import Inputs, images_of
 from nabi.model import Model, Origin
 from nabi.nn.body import Body
+from nabi.nn.convolution import freeze_statistics
 from nabi.nn.heads import HeadSpec
 from nabi.nn.lora import Adaptation
 from nabi.tasks import Task
@@ -128,6 +129,7 @@ def load_body(
     found = Folder(resolve(model, revision))
     body = found.body(())
     place(body, {n.removeprefix("body."): x for n, x in found.tensors(()).items() if n.startswith("body.")}, dtype=torch.float32, device=device)
+    freeze_statistics(body)
     return body.eval()
 
 
@@ -292,9 +294,12 @@ def contents(model: Model, *, golden: bool = True) -> Contents:
     config |= model.task.to_hf()
     generation = model.task.to_generation()
     hf = origin.family.hf
-    if not hf or config.get("model_type") not in hf.types:
-        config["model_type"] = next(iter(hf.types)) if hf else origin.family_name
-    config["architectures"] = [hf.types[config["model_type"]] + hf.heads[kinds][0]] if hf and kinds in hf.heads else []
+    if hf and not hf.lacks(origin.config):
+        if config.get("model_type") not in hf.types:
+            config["model_type"] = next(iter(hf.types))
+        config["architectures"] = [hf.types[config["model_type"]] + hf.heads[kinds][0]] if kinds in hf.heads else []
+    else:  # not as a class of the incumbent's, which would be another network
+        config |= {"model_type": f"nabi-{origin.family_name}" if hf else origin.family_name, "architectures": []}
     config |= dict.fromkeys(config.keys() & {"dtype", "torch_dtype"}, "float32")  # what the incumbent would otherwise convert to
     table = name_table(origin.family, kinds, "" if hf is None or kinds in hf.bare else hf.prefix, model.body.heads)
     state = {name: x.detach() for name, x in model.state_dict().items()}
@@ -529,6 +534,7 @@ class Folder:
             shown = f"{self.path}: {', '.join(missing[:5])}"
             raise CheckpointError(f"tensors are missing in the checkpoint ({len(missing)} of them)", value=shown, fix="fetch the folder again")
         place(model, tensors, dtype=torch.float32, device=device)
+        freeze_statistics(model)
         if fresh:
             heads = task(settings)
             heads.build(body)

@@ -32,6 +32,7 @@ from nabi.evaluation.curve import Curve
 from nabi.evaluation.findings import Findings, Made, Source
 from nabi.evaluation.report import run_report
 from nabi.model import Model
+from nabi.nn.convolution import freeze_statistics
 from nabi.nn.heads import Head
 from nabi.nn.lora import Lora
 from nabi.pages.markdown import write_card
@@ -183,6 +184,7 @@ def fit(
         for note in model.origin.notes:
             progress.say(note)
         _set_dropout(model, plan)
+        freeze_statistics(model, base is not None if plan.batch_statistics is None else not plan.batch_statistics)
         opts = model.options(options)
         rows: Sequence[Sequence[Row]]
         if shards is not None:

@@ -23,6 +23,7 @@ from nabi.families import Family
 from nabi.inputs import Inputs
 from nabi.memory import trimmed
 from nabi.nn.body import Body, Run
+from nabi.nn.convolution import ConvNorm
 from nabi.nn.linear import Embedding, Linear
 from nabi.nn.lora import Adaptation
 from nabi.tasks import Again, Example, Task, Use
@@ -300,7 +301,7 @@ class Model(nn.Module):
         shared: dict[int, Any] = {id(p): p for p in (*self.parameters(), *self.buffers())}
         shared |= {id(self.inputs): self.inputs, id(self.origin): self.origin}
         for module in self.modules():
-            if isinstance(module, Linear) or (isinstance(module, Embedding) and module.scored):
+            if isinstance(module, Linear | ConvNorm) or (isinstance(module, Embedding) and module.scored):
                 shared[id(module)] = module.prepared(precision)
         made = copy.deepcopy(self, shared).eval()
         made._source = (self,)

@@ -21,13 +21,14 @@ from nabi.batch import Batch, Row, batch_of
 from nabi.data.pixels import FILE, Images
 from nabi.model import Model
 from nabi.nn.body import Body
+from nabi.nn.convolution import BatchNorm
 from nabi.nn.linear import LayerNorm, RMSNorm
 from nabi.tasks import Task
 
 FAMILIES = families.names()
 # a task without columns has nothing to train on: it is tested with its own file
 CELLS = [(family, task) for family in FAMILIES for task in tasks.names() if tasks.find(task).columns and tasks.find(task).fits(families.find(family).body)]
-COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "61"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
+COUNT = int(os.environ.get("NABI_CONFORMANCE_CELLS", "62"))  # how many cells there must be; tests/test_one_file.py adds a family and a task
 LENGTHS = (5, 1, 12, 3, 7, 12, 20)
 STD = 0.25  # of all weights, so that no value is near to what another formula gives
 
@@ -74,7 +75,7 @@ def body_of(family: str, seed: int = 0) -> Body:
 def randomised(module: Any, seed: int = 0) -> Any:
     """Fill every parameter from N(0, STD), a norm's weight around 1."""
     generator = torch.Generator().manual_seed(seed)
-    norms = {id(m.weight) for m in module.modules() if isinstance(m, LayerNorm | RMSNorm | torch.nn.LayerNorm)}
+    norms = {id(m.weight) for m in module.modules() if isinstance(m, LayerNorm | RMSNorm | BatchNorm | torch.nn.LayerNorm | torch.nn.BatchNorm2d)}
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * STD + (id(parameter) in norms))
@@ -86,10 +87,11 @@ def rows_of(family: str, lengths: Sequence[int] = LENGTHS, seed: int = 1) -> lis
     generator, needs = torch.Generator().manual_seed(seed), families.find(family).body.needs
     unknown = {stream for streams in needs.values() for stream in streams} - STREAMS.keys()
     assert not unknown, f"add these streams to STREAMS in tests/conformance/kit.py: {unknown}"
+    grain = families.find(family).body.grain  # of pixels, so that a body that shrinks them has as many places left as others have tokens
     return [
         Row(
-            {part: {s: STREAMS[s](config_of(family), n, generator) for s in sorted(streams)} for part, streams in needs.items()},
-            {part: OF_ROWS[part](n) for part in needs if part in OF_ROWS},
+            {part: {s: STREAMS[s](config_of(family), n * grain.get(part, 1), generator) for s in sorted(streams)} for part, streams in needs.items()},
+            {part: OF_ROWS[part](n * grain.get(part, 1)) for part in needs if part in OF_ROWS},
             example=i,
         )
         for i, n in enumerate(lengths)

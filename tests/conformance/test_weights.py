@@ -19,6 +19,7 @@ from conformance.kit import CELLS, FAMILIES, batch, body_of, complete, config_of
 from nabi import checkpoint, families
 from nabi.batch import batch_of
 from nabi.nn.body import Run
+from nabi.nn.convolution import BatchNorm
 from nabi.nn.heads import Head
 from nabi.nn.linear import LayerNorm
 
@@ -50,7 +51,7 @@ def test_the_incumbents_folder_is_saved_bit_equal(family: str, kinds: tuple[str,
             p.add_(torch.randn_like(p) * 0.2)
     theirs.save_pretrained(tmp_path / "theirs")
     complete(tmp_path / "theirs", family, tokenizer)
-heads, config = families.find(family).body.heads, config_of(family)
+    heads, config = families.find(family).body.heads, config_of(family)
     fixed = {"choice": 1, "pooled": getattr(config, "hidden_size", 0), "vocabulary": body_of(family).colours}
     sizes = {kind: config.vocab_size if heads[kind].tied_to else fixed.get(kind, 2) for kind in kinds}
     kind = task_with(kinds, sizes)
@@ -128,24 +129,25 @@ def table_of(body: torch.nn.Module, config: Any) -> dict[str, tuple[float, float
     """Parameter -> (mean, standard deviation), as the docstring says."""
     text = " ".join((type(body).initialise.__doc__ or "").split())
     scope = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | {"sqrt": math.sqrt}
-    rules: list[tuple[str, tuple[float, float]]] = []
-    for what, kind, a, b in SPREAD.findall(text):
-        low, high = (float(eval(x, {}, scope)) for x in (a, b))
-        rules.append((what, (low, high) if kind == "N" else ((low + high) / 2, (high - low) / math.sqrt(12))))
-    rules += [(what, (float(value), 0.0)) for what, value in FIXED.findall(text)]
+    rules: list[tuple[str, tuple[str, str, str]]] = [(what, (kind, a, b)) for what, kind, a, b in SPREAD.findall(text)]
+    rules += [(what, ("N", value, "0")) for what, value in FIXED.findall(text)]
     if "norms 1 and 0" in text:
-        rules.append(("norms", (1.0, 0.0)))
-    norms = {f"{path}.{name}" for path, m in body.named_modules() if isinstance(m, LayerNorm) for name, _ in m.named_parameters(recurse=False)}
+        rules.append(("norms", ("N", "1", "0")))
+    norms = {f"{path}.{name}" for path, m in body.named_modules() if isinstance(m, LayerNorm | BatchNorm) for name, _ in m.named_parameters(recurse=False)}
 
     def kind_of(name: str) -> str:
         return "norms" if name in norms else "biases" if name.endswith("bias") else "every weight"
 
     said = {}
-    for name, _ in body.named_parameters():
+    for name, p in body.named_parameters():
         named = [x for what, x in rules if what[0] == "`" and re.fullmatch(re.escape(what.strip("`")).replace(r"\*", r"\w+"), name)]
         found = named or [x for what, x in rules if what.lower() == kind_of(name)]
         assert len(found) == 1, f"the docstring of {type(body).__name__}.initialise says {len(found)} times how {name} begins"
-        said[name] = (0.0, 0.0) if name in norms and name.endswith("bias") else found[0]
+        kind, *ends = found[0]
+        low, high = (float(eval(x, {}, {**scope, "fan_out": p[:, :1].numel() if p.dim() > 1 else 0})) for x in ends)
+        said[name] = (low, high) if kind == "N" else ((low + high) / 2, (high - low) / math.sqrt(12))
+        if name in norms and name.endswith("bias"):
+            said[name] = (0.0, 0.0)
     return said
 
 

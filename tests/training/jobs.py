@@ -16,6 +16,7 @@ from nabi.batch import Row
 from nabi.cli import cli
 from nabi.fitting import _set_dropout as set_dropout
 from nabi.model import Model
+from nabi.nn.convolution import freeze_statistics
 from nabi.ranks import ALONE, Ranks
 from nabi.tasks.fill_mask import FillMaskSettings
 from nabi.training.feed import Feed
@@ -186,6 +187,7 @@ def every_cell(ranks: Ranks, tokenizer: str) -> dict[str, float]:
         for name, changed in {"alone": {}, **SPREADS}.items():
             plan = Plan(steps=1, batch=8, tokens=12, hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0, **changed)
             set_dropout(built, plan)
+            freeze_statistics(built)  # those of a batch are of what is computed at once
             gradients.clear()
             next(train(built, Feed(built, encoded, plan), plan, ranks=ALONE if name.startswith("alone") else ranks)).refresh()
             seen[name] = dict(gradients)
@@ -194,6 +196,24 @@ def every_cell(ranks: Ranks, tokenizer: str) -> dict[str, float]:
             assert seen[name].keys() == seen["alone"].keys(), (family, task, name, seen[name].keys() ^ seen["alone"].keys())
             gaps = {n: float((x - seen["alone"][n]).abs().max()) / largest for n, x in seen[name].items()}
             found[f"{family}, {task}, {name}"] = max(gaps.values())
+    return found
+
+
+def with_batch_statistics(ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights and statistics that two steps leave, for each way to spread them: one process computes all images at once, two a half each."""
+    from conformance import kit
+
+    found = {}
+    for name, changed in {"alone": {}, **SPREADS}.items() if ranks.world > 1 else {"alone": {}}.items():
+        built = kit.model_of("resnet", "image_classification", Path())
+        examples = kit.examples_of("image_classification")
+        encoded = [built.encode(e, built.options({"size": (32, 32 + 16 * (i % 2))}), "train", "", i) for i, e in enumerate(examples)]
+        # the first update is of seven images in two groups, the second of one, which leaves a process without; eps: an update as smooth as the gradient
+        plan = Plan(steps=2, batch=7, tokens=20 if ranks.world > 1 else 100, learning_rate=1e-2, warmup=0.0, eps=1.0, **changed)
+        if name != "alone" or ranks.world == 1:
+            for step in train(built, Feed(built, encoded, plan), plan, ranks=ranks):
+                step.refresh()
+        found[name] = {key: x.clone() for key, x in built.state_dict().items()}
     return found
 
 

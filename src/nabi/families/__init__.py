@@ -40,6 +40,7 @@ HARMLESS = frozenset(
         "n_positions", "dense_act_fn", "is_gated_act", "add_bias_logits", "classif_dropout", "classifier_dropout", "extra_pos_embeddings",
         "force_bos_token_to_be_generated", "num_hidden_layers", "encoder_stride", "pooler_act", "pooler_output_size",
         "replacing_rate", "save_step", "student_encoder_layers", "student_decoder_layers",
+        "out_features", "out_indices", "stage_names",
     }
 )
 
@@ -62,6 +63,7 @@ class HF:
         legacy: old suffix -> new, for loading only.
         ignore: pattern -> reason, tensors that carry nothing.
         stated: (config.json, their tensors) -> config.json with what its version left to the model type or to the tensors.
+        lacks: whether the incumbent has no model of a configuration of ours; it is then saved under a ``model_type`` that only nabi knows.
     """
 
     types: Mapping[str, str]
@@ -76,6 +78,7 @@ class HF:
     legacy: Mapping[str, str] = field(default_factory=dict)
     ignore: Mapping[str, str] = field(default_factory=dict)
     stated: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Mapping[str, Any]] = lambda config, tensors: config
+    lacks: Callable[[Any], bool] = lambda config: False
 
     def kinds(self, architecture: str) -> tuple[str, ...] | None:
         """The head kinds of one of the incumbent's classes, such as BertForSequenceClassification; None if it is none of this family's."""

@@ -41,6 +41,8 @@ class Plan:
         recompute: keep only what goes from layer to layer and compute the rest again in the backward pass: less memory, about a third more time.
         sampler: ``shuffle`` reads each example once an epoch; ``balanced`` draws each class equally often.
         windows: of a long text, train on at most so many windows an epoch, drawn anew each time; token shards are read whole.
+        batch_statistics: whether batch norms take the statistics of what is computed at once, and move their running ones; None: only of a model from
+            scratch, since fine-tuning keeps those of its base. With them an update is the whole batch's only if ``tokens`` lets it be computed at once.
         hidden_dropout, attention_dropout, head_dropout: in place of the model's own; None leaves them.
         loss_weights: by loss name, where a task has several.
         seed: of order, dropout, corruption and fresh heads.
@@ -72,6 +74,7 @@ class Plan:
     recompute: bool = False
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     windows: int = 4
+    batch_statistics: bool | None = None
     hidden_dropout: float | None = None
     attention_dropout: float | None = None
     head_dropout: float | None = None

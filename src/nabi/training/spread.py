@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nabi.batch import Batch
 from nabi.model import Model
+from nabi.nn import convolution
 from nabi.nn.kernels import DistanceBias
 from nabi.ranks import Ranks
 from nabi.training.plan import Plan
@@ -80,10 +81,10 @@ class Spread:
     def refresh(self) -> None:
         """Put the weights into the caller's model; every process has to call it."""
         if self.cut:
-            mine = dict(self.caller.named_parameters())
+            mine = {**dict(self.caller.named_parameters()), **dict(self.caller.named_buffers())}
             with torch.no_grad():
-                for name, parameter in self.model.named_parameters():
-                    mine[name].copy_(whole(parameter))
+                for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+                    mine[name].copy_(whole(tensor))
 
     def end(self) -> None:
         """Leave the caller's model as it was wrapped."""
@@ -145,7 +146,7 @@ def _recompute(module: nn.Module) -> nn.Module:
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not (module.training and torch.is_grad_enabled()):
             return inner(*args, **kwargs)
-        return checkpoint(again, *args, use_reentrant=False, **kwargs)
+        return checkpoint(again, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), convolution.again()), **kwargs)
 
     module.forward = forward
     return module
