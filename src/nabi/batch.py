@@ -6,7 +6,7 @@ table); parts may have different numbers of rows. Unusual: nothing is padded; ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -28,7 +28,8 @@ class Row:
         rows: part name -> values that belong to the whole row (image size, sampling rate).
         targets: what the loss reads, as the task's ``targets`` declare it.
         example: the number of the example that it came from; several rows (windows, choices) may share one.
-        notes: what answering needs and no tensor does: offsets, window start, word numbers.
+        notes: what answering needs and no tensor does: offsets, window start, word numbers. With ``shared`` the reading depends on the row's parts alone,
+            so rows that say the same are read once (the labels of a thousand images).
     """
 
     parts: dict[str, dict[str, Sequence[Any]]]
@@ -36,6 +37,13 @@ class Row:
     targets: dict[str, Any] = field(default_factory=dict)
     example: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Hashable:
+        """What rows have in common that are read once; None for a row of its own."""
+        if not self.notes.get("shared"):
+            return None
+        return tuple((part, name, tuple(values)) for part, streams in self.parts.items() for name, values in streams.items())
 
     def length(self, part: str) -> int:
         """Tokens of one part."""

@@ -33,6 +33,7 @@ from nabi.nn.convolution import freeze_statistics
 from nabi.nn.heads import HeadSpec
 from nabi.nn.lora import Adaptation
 from nabi.tasks import Task
+from nabi.text import Tokenizer
 from nabi.weights import atomic_folder, dealt, file_sha256, place, read_tensors, shard_name, write_tensors
 from nabi.weights.bound import filled_by
 from nabi.weights.names import Entry, NameTable, same, tied
@@ -166,8 +167,6 @@ def create(
         config = kind.sizes[size]
     else:
         config = from_dict(kind.config, size, f"the size of {family}")
-    from nabi.text import Tokenizer
-
     _check_device(device)
     if (tokenizer is None) == ("text" in kind.body.needs):
         what = f"{family} needs a tokenizer" if tokenizer is None else f"{family} reads no text, so it takes no tokenizer"
@@ -178,6 +177,8 @@ def create(
         folder = resolve(tokenizer, weights=False)
         words = Tokenizer.load(folder)
         settings, config = tasks.find(task).completed(settings, {}, {}, words), replace(config, vocab_size=words.rows)
+        if hasattr(config, "end_token_id"):
+            config = replace(config, end_token_id=_end(words, family))
     built = tasks.find(task)(settings)
     config = kind.body.cut(families.agreed(kind, config, built.to_hf()), built.heads)
     with torch.device(device):
@@ -199,6 +200,22 @@ def create(
     body.initialise(generator)
     built.initialise(generator)
     return Model(body, built, inputs, Origin(family, kind, config)).eval()
+
+
+def _end(words: Tokenizer, family: str) -> int:
+    """The token that this tokenizer puts behind a text, at which a body of the family reads it.
+
+    Raises:
+        OptionError: there is none, or its number means something else to the incumbent.
+    """
+    encoding = words.encode("a")
+    if not encoding.special[-1]:
+        what, fix = f"{family} reads a text at its end token, and this tokenizer puts none behind a text", "train one of another kind: --kind wordpiece"
+        raise OptionError(what, value=words.token(encoding.ids[-1]), fix=fix)
+    if encoding.ids[-1] == 2:  # as the incumbent: in a config.json it means that a text is read at its largest number
+        fix = "train a tokenizer with another order of special tokens"
+        raise OptionError(f"{family} can't have an end token with the number 2", value=words.token(2), fix=fix)
+    return encoding.ids[-1]
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -449,7 +466,7 @@ class Folder:
             return _read(task.Settings, self.ours.settings, str(self.path / "nabi.json"))
         kinds = (*task.heads, *task.optional_heads)
         tensors, body = self.tensors(kinds), self.outline(kinds)
-        names = {kind: f"body.{spec.tied_to}.weight" if (spec := body.heads.get(kind)) and spec.tied_to else f"task.{kind}.out.weight" for kind in kinds}
+        names = {kind: _telling(kind, body.heads.get(kind)) for kind in kinds}
         others = self._of_others(kinds)
         sizes = {kind: int(tensors[name].shape[0]) for kind, name in names.items() if name in tensors and kind not in others}
         # a table is there without the head that is tied to it
@@ -588,6 +605,13 @@ class Folder:
         self._tensors[tuple(kinds)] = {name: x for name, x in loaded.tensors.items() if not name.startswith(unread)}
         self._tied[tuple(kinds)] = loaded.tied
         return dict(self._tensors[tuple(kinds)])
+
+
+def _telling(kind: str, spec: HeadSpec | None) -> str:
+    """The tensor whose length is the size of a head."""
+    if spec is not None and spec.against is not None:
+        return f"task.{kind}.scale"
+    return f"body.{spec.tied_to}.weight" if spec is not None and spec.tied_to else f"task.{kind}.out.weight"
 
 
 def _read(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:

@@ -118,6 +118,10 @@ class Layout:
         lengths = [self.lengths[i] for i in rows]
         return Layout.slots(lengths, self.begins[pick].tolist(), start=picked(self.start), leading=picked(self.leading))
 
+    def one_each(self) -> Layout:
+        """As many rows, of one token each: where what stands for a whole row lies."""
+        return Layout.of([1] * len(self), device=self._ends.device)
+
     def continued(self, start: Tensor) -> Layout:
         """The same rows, their first tokens at the positions ``start`` (N,): how a batch continues a cached past."""
         return Layout.of(self.lengths, start=start, leading=self.leading, device=self._ends.device)

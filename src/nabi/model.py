@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from nabi.tasks import Again, Example, Task, Use
 
 TRIMMED = 8192  # tokens that are read on a CPU before free memory is given back: a few batches
 CHUNK = 2048  # examples that are encoded, sorted and answered at a time: bounds memory, long enough to sort well
+KNOWN = 1 << 14  # readings of shared rows that are kept
 HELD = 1 << 26  # bytes of images from which it is fewer
 
 
@@ -70,6 +71,8 @@ class Model(nn.Module):
         self.body, self.task = body, task
         self.inputs, self.origin = inputs, origin
         self._source: tuple[Model, ...] = ()  # a tuple, so that it is no submodule
+        self._weights: tuple[tuple[int, int], ...] = ()  # when these were read: each parameter, and how often it had been changed
+        self._known: dict[Hashable, Any] = {}
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +205,7 @@ class Model(nn.Module):
         answers: list[Any] = [None] * len(examples)
         open_ = list(range(len(examples)))
         while open_:
-            readings = self.readings([row for i in open_ for row in rows[i]], options, tokens)
+            readings = self._once([row for i in open_ for row in rows[i]], options, tokens)
             again = []
             for i in open_:
                 answer = self.task.answer([next(readings) for _ in rows[i]], rows[i], examples[i], options)
@@ -212,6 +215,21 @@ class Model(nn.Module):
                 answers[i] = answer
             open_ = again
         yield from answers
+
+    def _once(self, rows: Sequence[Row], options: Any, tokens: int | None) -> Iterator[Any]:
+        """As :meth:`readings`, of rows that share theirs only one, and none whose reading is known since the weights last changed."""
+        keys = [row.key for row in rows]
+        if not any(keys):
+            return self.readings(rows, options, tokens)
+        weights = tuple((id(p), p._version) for p in self.parameters())
+        if weights != self._weights or len(self._known) > KNOWN:
+            self._weights, self._known = weights, {}
+        first = {key: i for i, key in reversed(list(enumerate(keys))) if key is not None and key not in self._known}
+        wanted = [i for i, key in enumerate(keys) if key is None or first.get(key) == i]
+        found = dict(zip(wanted, self.readings([rows[i] for i in wanted], options, tokens), strict=True))
+        known = self._known | {key: found[i] for key, i in first.items()}
+        self._known = known
+        return (found[i] if key is None else known[key] for i, key in enumerate(keys))
 
     def readings(self, rows: Sequence[Row], options: Any, tokens: int | None = None) -> Iterator[Any]:
         """What the task reads from each row, in the rows' order; the mode of the model is left as it was."""
@@ -304,7 +322,7 @@ class Model(nn.Module):
             if isinstance(module, Linear | ConvNorm) or (isinstance(module, Embedding) and module.scored):
                 shared[id(module)] = module.prepared(precision)
         made = copy.deepcopy(self, shared).eval()
-        made._source = (self,)
+        made._source, made._known = (self,), {}
         return made
 
     def golden(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from nabi import checkpoint, families
 from nabi.batch import batch_of
 from nabi.nn.body import Run
 from nabi.nn.convolution import BatchNorm
-from nabi.nn.heads import Head
+from nabi.nn.heads import head_of
 from nabi.nn.linear import LayerNorm
 
 THEIRS = [(family, kinds) for family in FAMILIES if (hf := families.find(family).hf) for kinds in hf.heads]
@@ -90,9 +90,10 @@ def test_each_head_gives_the_whole_body_a_gradient(family: str) -> None:
     for kind, spec in body.heads.items():
         body.zero_grad()
         outputs = 2 if spec.tied_to is None else len(Run(body).table(spec.tied_to).weight)
-        head = Head(spec, body.hidden_size, outputs, dropout=0.0, std=0.2)
+        head = head_of(spec, body.hidden_size, outputs, dropout=0.0, std=0.2)
         head.initialise(torch.Generator().manual_seed(0))
-        (head.read(Run(body), batch(rows_of(family))) * torch.randn(outputs, generator=torch.Generator().manual_seed(1))).sum().backward()
+        found = head.read(Run(body), batch(rows_of(family)))
+        (found * torch.randn(found.shape[1], generator=torch.Generator().manual_seed(1))).sum().backward()
         still = [name for name, p in (*body.named_parameters(), *head.named_parameters()) if p.grad is None or not p.grad.any()]
         assert not still, (kind, still)
 

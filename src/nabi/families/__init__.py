@@ -39,7 +39,7 @@ HARMLESS = frozenset(
         "cross_attention_hidden_size", "tf_legacy_loss", "use_bfloat16", "is_decoder", "exponential_decay_length_penalty",
         "n_positions", "dense_act_fn", "is_gated_act", "add_bias_logits", "classif_dropout", "classifier_dropout", "extra_pos_embeddings",
         "force_bos_token_to_be_generated", "num_hidden_layers", "encoder_stride", "pooler_act", "pooler_output_size",
-        "replacing_rate", "save_step", "student_encoder_layers", "student_decoder_layers",
+        "replacing_rate", "save_step", "student_encoder_layers", "student_decoder_layers", "initializer_factor", "projection_dim",
         "out_features", "out_indices", "stage_names",
     }
 )

@@ -18,7 +18,7 @@ from nabi.data.pixels import ImageSettings
 from nabi.families import HF, Family
 from nabi.layout import Layout, Packed, join, places_joined
 from nabi.nn.body import Body
-from nabi.nn.decoder import PreNormLayer
+from nabi.nn.decoder import PreNormLayer, through
 from nabi.nn.dropout import dropout
 from nabi.nn.heads import HeadSpec
 from nabi.nn.kernels import Pattern
@@ -98,7 +98,7 @@ class Vit(Body):
 
     def layout(self, batch: Batch, part: str) -> Layout:
         layout = batch.parts["image"].layout
-        return layout if part == "image" else _alone(layout)
+        return layout if part == "image" else layout.one_each()
 
     def forward(
         self,
@@ -111,16 +111,12 @@ class Vit(Body):
         image = (embedded or self.embed(batch))["image"]
         patches = batch.parts["image"].layout
         token = (self.embeddings.whole + self.embeddings.positions[:, :1])[0].expand(len(patches), -1)
-        x, layout = join(Packed(token, _alone(patches)), Packed(image.values, patches))
+        x, layout = join(Packed(token, patches.one_each()), Packed(image.values, patches))
         assert layout is not None
-        x = dropout(x, self.dropout, self.training)
-        for layer in self.layers[:-1]:
-            x = layer(x, layout)
-        places = dict(zip(("whole", "image"), places_joined(_alone(patches), patches), strict=True))
+        places = dict(zip(("whole", "image"), places_joined(patches.one_each(), patches), strict=True))
         wanted = {part: places[part] if kept is None else places[part][kept] for part, kept in (keep or dict.fromkeys(places)).items()}
-        x = self.norm(self.layers[-1](x, layout, torch.cat(list(wanted.values()))))  # the last one computes only what is read
-        pieces = zip(wanted, x.split([len(kept) for kept in wanted.values()]), strict=True)
-        return {part: Packed(values, None if keep and keep[part] is not None else self.layout(batch, part)) for part, values in pieces}
+        found = through(self.layers, dropout(x, self.dropout, self.training), layout, wanted)
+        return {part: Packed(self.norm(x), None if keep and keep[part] is not None else self.layout(batch, part)) for part, x in found.items()}
 
     def groups(self) -> list[nn.Module]:
         return [self.embeddings, *self.layers, self.norm]
@@ -133,12 +129,6 @@ class Vit(Body):
         normal_(self, self.init_std, generator)
         for vectors in (self.embeddings.whole, self.embeddings.positions):
             nn.init.normal_(vectors, 0.0, self.init_std, generator=generator)
-
-
-def _alone(patches: Layout) -> Layout:
-    """One token a row."""
-    assert patches.rows is not None
-    return Layout.of([1] * len(patches), device=patches.rows.device)
 
 
 _BASE = VitConfig()

@@ -161,6 +161,10 @@ class Run:
         """The rows of a part, or of the one that the body makes it from."""
         return batch.parts[part if part in batch.parts else self._body.makes[part]]
 
+    def has(self, batch: Batch, part: str) -> bool:
+        """Whether the batch has a part, or the one that the body makes it from."""
+        return part in batch.parts or self._body.makes.get(part) in batch.parts
+
     def begin(self, batch: Batch, reserve: int) -> Cache:
         """A cache for the rows of ``batch``, as ``Body.begin`` makes it."""
         return self._body.begin(batch, reserve)
@@ -180,8 +184,18 @@ class Run:
         assert isinstance(found, Embedding)
         return found
 
+    @property
+    def world(self) -> int:
+        """How many processes there are."""
+        return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+
     def gather(self, x: Tensor) -> Tensor:
-        """(N, ...) of every rank, end to end, with gradient; ``x`` itself in a single process."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        """(N, ...) of every rank, whose N may differ, end to end, with gradient; ``x`` itself in a single process."""
+        if self.world == 1:
             return x
-        return torch.cat(collective.all_gather(x))  # type: ignore[no-untyped-call]
+        sizes = torch.zeros(self.world, dtype=torch.int64, device=x.device)
+        sizes[torch.distributed.get_rank()] = len(x)
+        torch.distributed.all_reduce(sizes)
+        filled = torch.cat([x, x.new_zeros(int(sizes.max()) - len(x), *x.shape[1:])])  # an exchange is of equal shapes
+        found = collective.all_gather(filled)  # type: ignore[no-untyped-call]
+        return torch.cat([piece[:size] for piece, size in zip(found, sizes.tolist(), strict=True)])

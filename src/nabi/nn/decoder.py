@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from nabi.batch import Batch, Cache
@@ -56,6 +57,21 @@ class PreNormLayer(nn.Module):
         x = self.attention(self.attention_norm(x), layout, add=x, keep=keep, cache=cache)
         y: Tensor = self.feed_forward(self.feed_forward_norm(x), add=x)
         return y
+
+
+def through(layers: nn.ModuleList, x: Tensor, layout: Layout, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(T, W) through all layers; the last one computes only what is read.
+
+    Args:
+        wanted: by name the (K,) tokens that are read; of several names they may be the same.
+
+    Returns:
+        by name (K, W).
+    """
+    for layer in layers[:-1]:
+        x = layer(x, layout)
+    x = layers[-1](x, layout, torch.cat(list(wanted.values())))
+    return dict(zip(wanted, torch.split(x, [len(places) for places in wanted.values()]), strict=True))
 
 
 class CausalDecoder(Body):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nabi.batch import Batch
@@ -29,6 +31,8 @@ class HeadSpec:
         tied_to: path of the body's table that takes the place of the output layer's weight.
         scaled: whether what the table is multiplied with is divided by sqrt(W) before.
         bias: of the output layer: ``learnt``, ``kept`` (saved, but never trained) or none.
+        against: the part whose vectors those of ``reads`` are held against; such a head is a :class:`Pairing`.
+        scale: the logarithm of what a pairing's cosines are multiplied with at first.
     """
 
     reads: str = "text"
@@ -40,6 +44,8 @@ class HeadSpec:
     tied_to: str | None = None
     scaled: bool = False
     bias: Literal["learnt", "kept", ""] = "learnt"
+    against: str | None = None
+    scale: float = 0.0
 
     def kept(self, layout: Layout) -> Tensor | None:
         """(N,) indexes of the tokens that are read, or None if all are."""
@@ -48,6 +54,11 @@ class HeadSpec:
         assert layout.rows is not None
         tokens = torch.arange(layout.rows.shape[0], device=layout.rows.device)  # not the sum of the lengths, which no compiled region may read
         return layout.first(tokens) if self.pool == "first" else layout.last(tokens)
+
+
+def head_of(spec: HeadSpec, hidden_size: int, outputs: int, *, dropout: float, std: float) -> Head | Pairing:
+    """The head that looks like this; arguments as of :class:`Head`."""
+    return Head(spec, hidden_size, outputs, dropout=dropout, std=std) if spec.against is None else Pairing(spec)
 
 
 class Head(nn.Module):
@@ -121,3 +132,43 @@ class Head(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Weights from N(0, std), biases 0."""
         normal_(self, self.std, generator)
+
+
+class Pairing(nn.Module):
+    """A head that holds vectors of one part against those of another: cosines times a learnt factor (Radford et al. 2021, section 2.3).
+
+    Args:
+        spec: which parts, each with one vector a row.
+    """
+
+    LIMIT = math.log(100)  # of the logarithm of the factor (Radford et al. 2021, section 2.5)
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.scale = nn.Parameter(torch.empty(1))
+
+    def vectors(self, run: Run, batch: Batch) -> dict[str, Tensor]:
+        """(N, W) of length 1, in float32 at least, for each of the two parts that the batch has."""
+        assert self.spec.against is not None
+        here = [part for part in (self.spec.reads, self.spec.against) if run.has(batch, part)]
+        found = run(batch, keep=dict.fromkeys(here))
+        return {part: F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1) for part, (x, _) in found.items()}
+
+    def scores(self, a: Tensor, b: Tensor) -> Tensor:
+        """(N, W), (M, W) -> (N, M)."""
+        return self.scale.exp() * a @ b.T
+
+    def read(self, run: Run, batch: Batch) -> Tensor:
+        """(N, M): each row of ``spec.reads`` against each of ``spec.against``."""
+        found = self.vectors(run, batch)
+        return self.scores(found[self.spec.reads], found[str(self.spec.against)])
+
+    def limit(self) -> None:
+        """Take the factor back to 100 if an update went beyond."""
+        with torch.no_grad():
+            self.scale.clamp_(max=self.LIMIT)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """The scale that the family says; nothing is drawn."""
+        nn.init.constant_(self.scale, self.spec.scale)

@@ -22,7 +22,7 @@ from nabi.data.shards import Window
 from nabi.errors import DataError, InputError, OptionError, unknown
 from nabi.inputs import Inputs
 from nabi.nn.body import Body, Run
-from nabi.nn.heads import Head
+from nabi.nn.heads import head_of
 from nabi.text import Tokenizer
 
 Example = Mapping[str, Any]
@@ -220,7 +220,7 @@ class Task(nn.Module):
             if kind not in body.heads:
                 raise OptionError(f"{type(body).__name__} has no '{kind}' head, which {self.name} needs", expected=f"one of {', '.join(body.heads)}")
             spec = body.heads[kind]
-            self.add_module(kind, Head(spec, body.hidden_size, size, dropout=body.head_dropout.get(kind, 0.0), std=body.init_std))
+            self.add_module(kind, head_of(spec, body.hidden_size, size, dropout=body.head_dropout.get(kind, 0.0), std=body.init_std))
             if spec.tied_to is not None:
                 body.get_submodule(spec.tied_to).scored = True  # type: ignore[assignment]
 
@@ -298,6 +298,9 @@ class Task(nn.Module):
             OptionError: the task does not write token by token, or can't with these options.
         """
         raise OptionError(f"{self.name} does not write token by token, so there is nothing to stream", fix="ask for the answer with predict")
+
+    def updated(self) -> None:
+        """Bring what has a limit back to it, after each update of the weights; nothing by default."""
 
     # ---- answers -------------------------------------------------------------------------------------------------------------------------------
 

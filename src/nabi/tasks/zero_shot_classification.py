@@ -7,13 +7,10 @@ of a row's own label is entailed, those of the other candidates are contradicted
 
 from __future__ import annotations
 
-import math
-import string
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -23,11 +20,9 @@ from torch import Tensor
 from nabi.batch import Batch, Row, Target
 from nabi.errors import DataError, InputError, OptionError, unknown
 from nabi.inputs import Inputs, Reading
-from nabi.metrics import ConfusionScore
-from nabi.metrics.chosen import Chosen
 from nabi.metrics.detail import Detail
 from nabi.nn.body import Run
-from nabi.tasks import Example, Form, Score, Task, Use, _labels
+from nabi.tasks import Example, Form, Score, Task, Use, _candidates, _labels
 
 TEMPLATE = "This example is {}."  # the incumbent's
 
@@ -87,7 +82,7 @@ class ZeroShotClassification(Task):
         if len(self.labels) < 2:
             fix = "take a model of natural language inference"
             raise OptionError("zero-shot classification needs entailment and contradiction", value=list(self.labels), expected="two labels at least", fix=fix)
-        _hypothesis(settings.hypothesis_template, "")
+        _candidates.hypothesis(settings.hypothesis_template, "")
         entails = [i for i, label in enumerate(self.labels) if label.lower().startswith("entail")]
         # as the incumbent: the last output where none has the name; contradiction is the first, or the last where entailment is the first
         self.entailment = entails[0] if entails else len(self.labels) - 1
@@ -97,7 +92,7 @@ class ZeroShotClassification(Task):
 
     @classmethod
     def fitted(cls, examples: Sequence[Example], where: str, given: Mapping[str, Any]) -> ZeroShotSettings:
-        names = {_name(example.get("label"), f"{where}, row {i + 1}") for i, example in enumerate(examples)}
+        names = {_candidates.name_of(example.get("label"), f"{where}, row {i + 1}") for i, example in enumerate(examples)}
         candidates = tuple(given.get("candidates") or sorted(names))
         if len(candidates) < 2 and not any(example.get("candidate_labels") for example in examples):
             raise DataError("there is only one class", value=f"{where}: {list(candidates)}", expected="at least two labels", fix="add rows of another class")
@@ -128,15 +123,7 @@ class ZeroShotClassification(Task):
         Raises:
             InputError: there are none, or they are no names.
         """
-        given: Any = options.candidate_labels
-        for further in (example.get("candidate_labels"), self.settings.candidates):
-            given = further if given is None else given
-        names = [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
-        if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-            what = f"{where or 'an input'} has no candidate labels" if not names else f"{where or 'an input'}: the candidate labels are no names"
-            fix = "give candidate_labels with the call, or as a column of the data"
-            raise InputError(what, value=given if given != () else None, expected="a list of names, or 'a, b, c'", fix=fix)
-        return tuple(names)
+        return _candidates.names(where, options.candidate_labels, example.get("candidate_labels"), self.settings.candidates)
 
     def encode(self, example: Example, inputs: Inputs, options: ZeroShotOptions, use: Use = "predict", where: str = "") -> list[Row]:
         text, where = example.get("text"), where or "an input"
@@ -149,7 +136,7 @@ class ZeroShotClassification(Task):
         template = options.hypothesis_template or self.settings.hypothesis_template
         rows = []
         for number, name in enumerate(names):
-            windows, cut = inputs.read(text, _hypothesis(template, name), options, over="text", where=where)
+            windows, cut = inputs.read(text, _candidates.hypothesis(template, name), options, over="text", where=where)
             for window in windows:
                 notes = {"candidate": number, "content": max(1, window.sequence.count(0)), "truncated": cut}
                 row = Row({"text": {"tokens": window.ids, "segments": window.segments}}, notes=notes)
@@ -180,9 +167,9 @@ class ZeroShotClassification(Task):
             sums[number] = [x + content * reading[c] for x, c in zip(sums[number], outputs, strict=True)]
         logits = [[x / total for x in pair] for pair, total in zip(sums, totals, strict=True)]
         if options.each or len(names) == 1:
-            scores = [_softmax(pair)[1] for pair in logits]
+            scores = [_candidates.softmax(pair)[1] for pair in logits]
         else:
-            scores = _softmax([entailed for _, entailed in logits])
+            scores = _candidates.softmax([entailed for _, entailed in logits])
         order = sorted(range(len(names)), key=scores.__getitem__)[::-1]  # of equals the later first, as the incumbent
         labels = [names[i] for i in order]
         return {
@@ -196,14 +183,14 @@ class ZeroShotClassification(Task):
         }
 
     def truth(self, example: Example, where: str) -> str:
-        return _name(example.get("label"), where)
+        return _candidates.name_of(example.get("label"), where)
 
     def score(self) -> Score:
-        return _Chosen(self.settings.candidates)
+        return _candidates.ChosenScore(self.settings.candidates)
 
     def detail(self, options: ZeroShotOptions) -> Detail:
         """What a report is made of."""
-        return _Answers(self.settings.candidates, (self.columns[0],))
+        return _candidates.ChosenDetail(self.settings.candidates, (self.columns[0],))
 
     def golden_examples(self) -> list[Example]:
         return [{**example, "candidate_labels": ["good", "나비"]} for example in super().golden_examples() if example["text"]]
@@ -232,48 +219,6 @@ class ZeroShotClassification(Task):
     def present(self, answer: Any, options: ZeroShotOptions, alone: bool) -> Any:
         """v4's keys: ``sequence``, ``labels``, ``scores``."""
         return {key: answer[key] for key in ("sequence", "labels", "scores")}
-
-
-class _Chosen(ConfusionScore):
-    """Accuracy over whatever labels the answers chose from."""
-
-    def add(self, answer: Any, truth: Any) -> None:  # type: ignore[override]
-        self.labels = tuple(dict.fromkeys((*self.labels, *sorted(answer["labels"]))))
-        super().add(answer["label"], truth, answer["score"])
-
-
-class _Answers(Chosen):
-    def add(self, answer: Any, truth: Any) -> None:
-        super().add((answer["label"], dict(zip(reversed(answer["labels"]), reversed(answer["scores"]), strict=True))), truth)
-
-
-def _hypothesis(template: str, label: str) -> str:
-    """The sentence about a label.
-
-    Raises:
-        OptionError: the template has no place for it, or more than one can fill.
-    """
-    wrong = OptionError("the hypothesis template can't be filled", value=template, expected="a sentence with {} where the label goes")
-    try:
-        if any(name is not None for _, name, _, _ in string.Formatter().parse(template)):
-            return template.format(label)
-    except (ValueError, IndexError, KeyError, AttributeError):
-        raise wrong from None
-    raise wrong
-
-
-def _name(value: Any, where: str) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | Integral) or (isinstance(value, str) and not value.strip()):
-        raise DataError(f"{where}: the label is missing or no label", value=repr(value), expected="one of the candidate labels")
-    return str(value)
-
-
-def _softmax(values: Sequence[float]) -> list[float]:
-    high = max(values)
-    powers = [math.exp(x - high) for x in values]
-    return [p / sum(powers) for p in powers]
 
 
 TASK = ZeroShotClassification

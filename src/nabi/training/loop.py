@@ -148,6 +148,7 @@ def _step(spread: Spread, optimizer: Optimizer, feed: Feed, plan: Plan, n: int, 
             "Lower plan.learning_rate, raise plan.warmup, or look at these examples."
         )
     optimizer.step(rate, norm)
+    model.task.updated()
     place = (n + 1) / feed.steps_per_epoch
     return Step(n + 1, feed.total, place, means, loss, rate, norm, int(told[_TOKENS]), time.perf_counter() - began, told[_STOP] > 0, spread, optimizer)
 

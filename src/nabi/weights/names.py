@@ -49,6 +49,7 @@ class Entry:
     flip: bool = False
     tied: bool = False
     weight_norm: bool = False
+    number: bool = False
 
 
 def same(theirs: str, ours: str) -> Entry:
@@ -69,6 +70,11 @@ def fused(theirs: str, *ours: str, flipped: bool = False) -> Entry:
 def stacked(theirs: tuple[str, ...], ours: str) -> Entry:
     """Their several tensors of one shape are our one, in this order along axis 0."""
     return Entry(theirs, (ours,))
+
+
+def number(theirs: str, ours: str) -> Entry:
+    """Theirs is a single number (), ours a vector of one, since no process could hold a share of a number; both are full names."""
+    return Entry((theirs,), (ours,), number=True)
 
 
 def tied(theirs: str, ours: str) -> Entry:
@@ -108,7 +114,7 @@ class NameTable:
     """Entries, the names that older checkpoints use, and what to leave out.
 
     Args:
-        entries: made by ``same``, ``flipped``, ``fused``, ``stacked``, ``tied`` and ``weight_normed``.
+        entries: made by ``same``, ``flipped``, ``fused``, ``stacked``, ``number``, ``tied`` and ``weight_normed``.
         legacy: old ending -> new ending of a name, for loading only; whole parts of a name, ``*`` as in entries.
         ignore: regular expression for a whole name -> why such a tensor is left out; entries go first.
 
@@ -227,7 +233,7 @@ def _rules(entry: Entry) -> list[Entry]:
     if entry.weight_norm:
         ends = ((theirs, ours) for ours, theirs in (*_WEIGHT_NORM.items(), ("bias", "bias")))
         return [same(f"{entry.theirs[0]}.{theirs}", f"{entry.ours[0]}.{ours}") for theirs, ours in ends]
-    full = any(name.rpartition(".")[2] in ("weight", "bias") for name in entry.theirs + entry.ours)
+    full = entry.number or any(name.rpartition(".")[2] in ("weight", "bias") for name in entry.theirs + entry.ours)
     rules = []
     for end in ("",) if full else ("", ".weight", ".bias"):
         theirs, ours = tuple(name + end for name in entry.theirs), tuple(name + end for name in entry.ours)
@@ -295,6 +301,8 @@ def _converted(found: _Found, state: Mapping[str, Tensor], loading: bool, proble
             tensors[_fill(target[0], numbers)] = whole  # only entries of one tensor of ours join
             continue
         values = [state[names[i]] for i in range(len(source))]
+        if rule.number and values[0].numel() == 1:  # of another size it is refused where it is placed
+            values = [values[0].reshape((1,) if loading else ())]
         try:
             pieces = _recut(values, len(target), rule.flip)
         except ValueError as error:
