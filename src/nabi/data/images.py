@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nabi.errors import InputError, OptionError
 
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # of Pillow; phones' MPO is opened as JPEG
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 MOST_PIXELS = 1 << 26  # 67 million, a quarter of a GB of colours: a file of a few KB can claim any number
 WAYS = "a path, the bytes of an image file, a uint8 array (H, W) or (H, W, 3), or a Pillow image"
@@ -185,3 +185,13 @@ def _fits(size: tuple[int, int], where: str) -> None:
 
 def _too_large(where: str, size: str) -> InputError:
     return InputError(f"{where}: the image is too large", value=size, expected=f"at most {MOST_PIXELS:,} pixels", fix="make it smaller first")
+
+
+def mode_of(value: Any, where: str) -> str:
+    """How an image that :func:`pixels_of` reads has its colours, in Pillow's words: ``RGB``, ``L`` for grey, ``P`` for a palette, ``CMYK`` ..."""
+    if _is_array(value) and len(value.shape) > 1:
+        return "L" if len(value.shape) == 2 else {1: "L", 3: "RGB"}.get(value.shape[2], "RGBA")
+    if hasattr(value, "getexif"):
+        return str(value.mode)
+    with pillow("Image").open(io.BytesIO(_bytes(value, where)[0]), formats=FORMATS) as image:  # of a file the head alone is looked at
+        return str(image.mode)
