@@ -193,3 +193,13 @@ def fits(size: tuple[int, int], where: str) -> None:
 
 def _too_large(where: str, size: str) -> InputError:
     return InputError(f"{where}: the image is too large", value=size, expected=f"at most {MOST_PIXELS:,} pixels", fix="make it smaller first")
+
+
+def mode_of(value: Any, where: str) -> str:
+    """How an image that :func:`pixels_of` reads has its colours, in Pillow's words: ``RGB``, ``L`` for grey, ``P`` for a palette, ``CMYK`` ..."""
+    if _is_array(value) and len(value.shape) > 1:
+        return "L" if len(value.shape) == 2 else {1: "L", 3: "RGB"}.get(value.shape[2], "RGBA")
+    if hasattr(value, "getexif"):
+        return str(value.mode)
+    with pillow("Image").open(io.BytesIO(_bytes(value, where)[0]), formats=FORMATS) as image:  # of a file the head alone is looked at
+        return str(image.mode)

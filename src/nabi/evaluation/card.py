@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nabi.evaluation.findings import FEW, Findings, Made, Slice, versions
+from nabi.evaluation.findings import FEW, Findings, Made, Slice, images_read, versions
 from nabi.evaluation.report import usage
 from nabi.pages.markdown import MARK, escaped, fenced, table, yaml
 
@@ -112,8 +112,9 @@ def card(findings: Findings | None, made: Made, model: Any, options: CardOptions
     lines += ["## Data", "", *_data(made), ""]
     lines += ["## How it was made", "", *fenced(made.command, ""), ""]
     settings = ", ".join(f"{k}={v}" for k, v in made.settings.items()) or "none"
-    lines += table(("", ""), [("seed", str(made.seed)), ("settings that are not the usual ones", settings), ("tokens that were computed", f"{made.tokens:,}"),
-                             ("seconds", f"{made.seconds:.0f}"), *versions().items()])  # fmt: skip
+    facts = [("seed", str(made.seed)), *images_read(model), ("settings that are not the usual ones", settings)]
+    facts += [("tokens that were computed", f"{made.tokens:,}"), ("seconds", f"{made.seconds:.0f}"), *versions().items()]
+    lines += table(("", ""), facts)
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from nabi.data import Table, read_table
 from nabi.errors import OptionError
 from nabi.evaluation.bootstrap import distributions, interval, mcnemar, resamples, share_p
 from nabi.evaluation.scoring import Evaluation, Kept, evaluate
+from nabi.evaluation.thumbnails import shown
 from nabi.metrics.detail import Detailed
 from nabi.model import Model
 
@@ -40,7 +41,7 @@ class Flip:
         row: its number, from 0; where: its place in the data.
         truth: its label; first, second: what the models answered.
         right: which of them is right, ``first`` or ``second``.
-        text: the row's text.
+        text: the row's text; of an image its file's name.
     """
 
     row: int
@@ -154,11 +155,6 @@ def compare(
         flips,
         resamples(len(table)),
     )
-
-
-def shown(row: Mapping[str, Any], fields: tuple[str, ...]) -> str:
-    """The columns of a row that a reader needs, in one text."""
-    return " / ".join(str(row[name]) for name in fields if row.get(name) not in (None, ""))
 
 
 def _check_labels(model_a: Model, model_b: Model, names: tuple[str, str], options: Mapping[str, Any] | None) -> None:

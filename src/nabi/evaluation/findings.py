@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nabi.data import Table
+from nabi.data.pixels import RESAMPLES
 from nabi.data.shards import TokenShards
 from nabi.evaluation.bootstrap import intervals, plain, resamples
 from nabi.evaluation.scoring import Evaluation
@@ -147,9 +148,9 @@ class Findings:
 
     @cached_property
     def by_length(self) -> list[Slice]:
-        """The main figure on rows of about the same number of tokens, shortest first; empty if the rows can't be told apart by length."""
+        """The main figure on rows of about the same number of tokens, shortest first; empty if the rows can't be told apart by length, or are no texts."""
         kept = self.evaluation.kept
-        if kept is None or len(kept.table) < 2 * SLICES:
+        if kept is None or "text" not in self.model.task.parts or len(kept.table) < 2 * SLICES:
             return []
         chosen, lengths = self.lengths
         edges = np.unique(np.quantile(lengths, np.arange(1, SLICES) / SLICES))
@@ -177,6 +178,25 @@ class Findings:
     def parameters(self) -> int:
         """Numbers in the model's weights, shared ones once."""
         return sum(p.numel() for p in self.model.original.parameters())
+
+
+def images_read(model: Model) -> list[tuple[str, str]]:
+    """How a model reads images, in one line for a table; nothing for one that reads none."""
+    pictures = model.inputs.pictures
+    if pictures is None:
+        return []
+    s = pictures.settings
+    size = "its own size" if s.size is None else f"{s.size} pixels on the shorter side" if isinstance(s.size, int) else f"{s.size[0]} x {s.size[1]} pixels"
+    cropped = f", of which the middle {s.crop[0]} x {s.crop[1]}" if s.crop else ""
+    scale = "" if not s.mean and not s.std else f", mean {_numbers(s.mean) or 0}, deviation {_numbers(s.std) or 1}"
+    rescale = "1/255" if abs(s.rescale * 255 - 1) < 1e-6 else f"{s.rescale:.6g}"
+    pieces = f"{len(s.clusters)} colours" if s.clusters else f"patches of {pictures.side} x {pictures.side}" if pictures.side > 1 else "pixels"
+    told = f"{size} ({RESAMPLES[s.resample]}){cropped}, {'in colour' if s.channels == 3 else 'grey'}, times {rescale}{scale}; read as {pieces}"
+    return [("images", told)]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{x:.4g}" for x in (values[:1] if len(set(values)) == 1 else values))
 
 
 def versions() -> dict[str, str]:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from nabi.data import Table as Rows
+from nabi.errors import UserError
 from nabi.evaluation.bootstrap import RESAMPLES
-from nabi.evaluation.comparison import Comparison, Flip, shown
-from nabi.evaluation.findings import Findings, Made, Source, versions
+from nabi.evaluation.comparison import Comparison
+from nabi.evaluation.findings import Findings, Made, Source, images_read, versions
+from nabi.evaluation.thumbnails import IMAGE, shown, thumbnail
 from nabi.pages.page import Tile, cut, render
 from nabi.pages.sections import Block, Cell, Code, Lines, Section, Table
 from nabi.tasks import Task
@@ -23,6 +25,7 @@ WORST = 15  # rows with the highest loss
 DOUBTFUL = 30  # rows whose label may be wrong
 FLIPS = 50  # of each kind
 NO_TEXTS = "The texts of rows were left out on request."
+NO_IMAGES = "The images of rows were left out on request."
 
 
 def run_report(findings: Findings | None, made: Made, model: Any, *, examples: bool = True) -> str:
@@ -206,29 +209,52 @@ def _evaluated(findings: Findings, examples: bool) -> list[Section]:
 def _rows(findings: Findings, chosen: Any, examples: bool, which: str, *, folded: bool = False) -> Table:
     kept, verdicts = findings.evaluation.kept, findings.verdicts
     assert kept is not None and verdicts is not None
-    both = ["truth", "answer"] if examples or not verdicts.texts else []
-    head = ["where", *both, *(["probability"] if verdicts.confidence is not None else []), "loss", *(["text"] if examples else [])]
+    seen, both = IMAGE in kept.detail.fields, ["truth", "answer"] if examples or not verdicts.texts else []
+    ends = _ends(seen, examples)
+    head = ["where", *both, *(["probability"] if verdicts.confidence is not None else []), "loss", *ends]
     rows: list[tuple[Cell, ...]] = []
     for i in chosen.tolist():
         sure = [] if verdicts.confidence is None else [float(verdicts.confidence[i])]
-        text = [cut(shown(kept.table[i], kept.detail.fields))] if examples else []
         given = [cut(x) if verdicts.texts else x for x in (verdicts.truth[i], verdicts.predicted[i])] if both else []
-        rows.append((_place(kept.table, i), *given, *sure, float(verdicts.loss[i]), *text))
-    caption = f"{which}, the highest loss first." + (f" {NO_TEXTS}" if not examples else "")
-    return Table(tuple(head), rows, caption, folded=folded, prose=("text", "truth", "answer") if verdicts.texts else ("text",))
+        end = [_image(kept.table, i)] * seen + [cut(shown(kept.table[i], kept.detail.fields))] if examples else []
+        rows.append((_place(kept.table, i), *given, *sure, float(verdicts.loss[i]), *end))
+    caption = f"{which}, the highest loss first." + _left_out(seen, examples)
+    return Table(tuple(head), rows, caption, folded=folded, prose=("text", "truth", "answer") if verdicts.texts else () if seen else ("text",))
 
 
 def _flips(found: Comparison, side: str, examples: bool) -> Table:
-    flips: list[Flip] = [flip for flip in found.flips if flip.right == side]
-    head = ("where", "truth", "first", "second", *(("text",) if examples else ()))
-    rows = [(f.where.removeprefix(f"{found.first.data}, "), f.truth, f.first, f.second, *((cut(f.text),) if examples else ())) for f in flips[:FLIPS]]
+    kept, flips = found.first.kept, [flip for flip in found.flips if flip.right == side]
+    assert kept is not None
+    seen = IMAGE in kept.detail.fields
+    rows: list[tuple[Cell, ...]] = []
+    for flip in flips[:FLIPS]:
+        end = [_image(kept.table, flip.row)] * seen + [cut(flip.text)] if examples else []
+        rows.append((flip.where.removeprefix(f"{found.first.data}, "), flip.truth, flip.first, flip.second, *end))
     shown_of = f" (the first {FLIPS} of {len(flips):,})" if len(flips) > FLIPS else ""
-    caption = f"Right in the {side} model only{shown_of}." + (f" {NO_TEXTS}" if not examples else "")
-    return Table(head, rows, caption, folded=True, prose=("text",))
+    caption = f"Right in the {side} model only{shown_of}." + _left_out(seen, examples)
+    return Table(("where", "truth", "first", "second", *_ends(seen, examples)), rows, caption, folded=True, prose=() if seen else ("text",))
+
+
+def _ends(seen: bool, examples: bool) -> list[str]:
+    """The columns that show the row itself."""
+    return ["image"] * seen + ["file" if seen else "text"] if examples else []
+
+
+def _left_out(seen: bool, examples: bool) -> str:
+    return "" if examples else f" {NO_IMAGES if seen else NO_TEXTS}"
+
+
+def _image(table: Rows, row: int) -> Cell:
+    """A row's thumbnail; why it can't be shown if its file has changed since it was read."""
+    where = _place(table, row)
+    try:
+        return thumbnail(table[row], where)
+    except UserError as problem:
+        return str(problem)
 
 
 def _how(made: Made, model: Any) -> Section:
-    rows: list[tuple[Cell, ...]] = [("base", made.base), ("family", model.origin.family_name), ("seed", str(made.seed))]
+    rows: list[tuple[Cell, ...]] = [("base", made.base), ("family", model.origin.family_name), ("seed", str(made.seed)), *images_read(model)]
     for what, source in (("training data", made.data), ("dev data", made.dev)):
         if source is not None:
             rows += _source(what, source)
@@ -248,8 +274,8 @@ def _use(folder: str, model: Any, plugins: Sequence[str]) -> Section:
 
 def usage(folder: str, model: Any, plugins: Sequence[str] = ()) -> str:
     """Three lines that answer with the model in ``folder``."""
-    example = dict(model.task.golden_examples()[0])
-    item = example["text"] if example.keys() == {"text"} else example
+    example = {name: "photo.jpg" if name == IMAGE else value for name, value in model.task.golden_examples()[0].items()}
+    item = next(iter(example.values())) if example.keys() in ({"text"}, {IMAGE}) else example
     given = f", plugins={list(plugins)!r}" if plugins else ""
     return f"from nabi import load\nmodel = load({folder!r}{given})\nprint(model.predict({item!r}))"
 

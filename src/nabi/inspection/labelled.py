@@ -16,6 +16,7 @@ from nabi.data.checks import LONG, Length
 from nabi.inspection.facts import opened
 from nabi.inspection.findings import Finding, finding, ordered
 from nabi.inspection.rows import check_rows, task_of
+from nabi.inspection.seen import check_images
 from nabi.model import Model
 from nabi.plugins import add
 from nabi.text import Tokenizer
@@ -66,12 +67,12 @@ def check_data(
         task = task or (loaded.task.name if isinstance(loaded, Model) else None)
     kind = task_of(table.columns, task)
     classified = kind.name in ("text_classification", "zero_shot_classification")
-    if kind.name != "text_classification":
+    if kind.name not in ("text_classification", "image_classification") or "label" not in table.columns:
         names = None
     found: list[Finding] = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        look = check_labelled if classified else partial(check_rows, kind)
+        look = check_labelled if classified else partial(check_images if "image" in kind.parts else check_rows, kind)
         for each in look(table, held_out, length=length, limit=limit):
             path, source = (dev, held_out) if each.code in OF_DEV else (data, table)
             command = _without(path, source, each.rows) if each.code in LEFT_OUT and path and source else ""

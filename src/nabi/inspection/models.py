@@ -14,6 +14,7 @@ import torch
 
 from nabi import adapters, checkpoint
 from nabi.config import read_file
+from nabi.data.images import ENDINGS
 from nabi.errors import CheckpointError, UserError, shortened
 from nabi.inspection.facts import opened
 from nabi.inspection.findings import Finding, finding, ordered, size
@@ -29,8 +30,16 @@ SPARE = 0.1  # share of an embedding table's rows that may be without a token: t
 
 
 def is_model(target: str) -> bool:
-    """Whether a name stands for a model (a folder, a shipped name, a model of the hub that is here) and not for a data file."""
-    return Path(target).is_dir() or target in SHIPPED or (not Path(target).exists() and target.partition("@")[0] in hub.cached())
+    """Whether a name stands for a model (a folder, a shipped name, a model of the hub that is here) and not for a data file or a folder of images."""
+    folder = Path(target)
+    return (folder.is_dir() and not _of_images(folder)) or target in SHIPPED or (not Path(target).exists() and target.partition("@")[0] in hub.cached())
+
+
+def _of_images(folder: Path) -> bool:
+    """Whether a folder holds images, there or in the folders of classes, and nothing that a model has."""
+    if any(file.suffix in (".json", ".safetensors", ".bin", ".model") for file in folder.iterdir()):
+        return False
+    return any(file.suffix.lower() in ENDINGS for pattern in ("*", "*/*") for file in folder.glob(pattern))
 
 
 def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) -> list[Finding]:

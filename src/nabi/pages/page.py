@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,11 @@ import jinja2
 
 from nabi.files import whole
 from nabi.pages import svg
-from nabi.pages.sections import Bars, Block, Code, Lines, Matrix, Scatter, Section, Table
+from nabi.pages.sections import Bars, Block, Code, Lines, Matrix, Picture, Scatter, Section, Table
 
 TEXT = 320  # characters of a row's text that are shown
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # what no page can hold; tabs and line ends stay
-_KINDS: dict[type, str] = {Lines: "chart", Scatter: "chart", Bars: "chart", Matrix: "matrix", Table: "table", Code: "code", str: "text"}
+_KINDS: dict[type, str] = {Lines: "chart", Scatter: "chart", Bars: "chart", Matrix: "matrix", Table: "table", Code: "code", Picture: "picture", str: "text"}
 Tile = tuple[str, Any, str]
 
 
@@ -39,7 +40,7 @@ def render(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[Sect
         sections: in their order.
     """
     engine = jinja2.Environment(autoescape=True, finalize=_clean, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    engine.filters |= {"number": number, "draw": _draw, "legend": _legend, "grouped": _grouped, "numeric": _numeric}
+    engine.filters |= {"number": number, "draw": _draw, "legend": _legend, "grouped": _grouped, "numeric": _numeric, "address": _address}
     template = engine.from_string(resources.files("nabi.pages").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(title=title, lead=lead, tiles=tiles, sections=sections)
 
@@ -93,6 +94,11 @@ def _grouped(blocks: Sequence[Block]) -> Iterator[_Group]:
         yield _Group(kind, [block])
     if row:
         yield _Group("chart", row)
+
+
+def _address(picture: Picture) -> str:
+    kind = "png" if picture.data.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture.data).decode()}"
 
 
 def _draw(block: Block) -> str:

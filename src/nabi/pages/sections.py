@@ -1,7 +1,7 @@
 """What a report is made of, as plain data: sections of paragraphs, tables, matrices and charts.
 
 A task describes what it found in these; ``nabi.evaluation`` draws them, so a new task adds a section and no edit of the report. A cell of a table is
-a str, an int, a float or None (nothing was measured).
+a str, an int, a float, None (nothing was measured) or a picture.
 """
 
 from __future__ import annotations
@@ -10,7 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Cell = str | int | float | None
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside the page, as a cell or as a block.
+
+    Attributes:
+        data: a PNG or JPEG file.
+        name: what it shows, for those who don't see it.
+        width, height: on the page, in CSS pixels.
+        caption: what stands above it where it is a block.
+    """
+
+    data: bytes
+    name: str
+    width: int
+    height: int
+    caption: str = ""
+
+
+Cell = str | int | float | Picture | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +126,7 @@ class Code:
     code: str
 
 
-Block = str | Table | Matrix | Lines | Scatter | Bars | Code
+Block = str | Table | Matrix | Lines | Scatter | Bars | Code | Picture
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class ImageClassification(Seeing, Classifying):
     name = "image_classification"
     defaults = ("google/vit-base-patch16-224",)
     columns = ("image", "label")
+    told_by = (("image",),)
+    classed = True
     Options, Settings = ImageClassificationOptions, ImageClassificationSettings
 
     def encode(self, example: Example, inputs: Inputs, options: ImageClassificationOptions, use: Use = "predict", where: str = "") -> list[Row]:
