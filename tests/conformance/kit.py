@@ -146,7 +146,7 @@ def task_with(heads: tuple[str, ...], outputs: int | Mapping[str, int]) -> type[
     sizes = dict.fromkeys(heads, outputs) if isinstance(outputs, int) else dict(outputs)
 
     class HeadsOnly(Task):
-        name, columns = "heads_only", ()
+        name, columns, parts = "heads_only", (), frozenset()
         Options = dataclasses.make_dataclass("Options", [], frozen=True)
 
         def outputs(self) -> dict[str, int]:
