@@ -132,6 +132,21 @@ def test_draws_are_the_seeds_and_no_neighbours() -> None:
         drawn(images, do_sample=False, num_return_sequences=2)
 
 
+def test_images_of_two_sizes_in_a_batch_are_as_alone() -> None:
+    """A model that leaves images as they are: each is written to its own end and measured as if there were no other."""
+    model = fresh("tiny", images={"size": None})
+    images = [image[:height, :width] for image, (height, width) in zip(noise(4), ((5, 5), (4, 3), (2, 8), (5, 4)), strict=True)]
+    answers = model.predict(images, do_sample=False)
+    assert [answer["image"].shape[:2] for answer in answers] == [(5, 5), (4, 3), (2, 8), (5, 4)]
+    for image, answer in zip(images, answers, strict=True):
+        alone = model.predict(image, do_sample=False)
+        assert np.array_equal(alone["image"], answer["image"])
+        assert alone["completions"][0]["score"] == pytest.approx(answer["completions"][0]["score"], rel=1e-5)
+    whole = evaluate(model, [{"image": image} for image in images]).metrics["bits_per_pixel"]
+    each = [evaluate(model, [{"image": image}]).metrics["bits_per_pixel"] * image.shape[0] * image.shape[1] for image in images]
+    assert whole == pytest.approx(sum(each) / sum(image.shape[0] * image.shape[1] for image in images), rel=1e-5)
+
+
 def test_the_pipeline_lists_completions(trained: Path, tmp_path: Path) -> None:
     image = stripes(1, 4)[0]["image"]
     Image.fromarray(image).save(tmp_path / "stripes.png")

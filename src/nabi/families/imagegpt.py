@@ -103,7 +103,7 @@ def _images(c: ImageGptConfig) -> ImageSettings:
 
 
 _SMALL = ImageGptConfig()
-_STILL = {"hidden_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0}  # so small a model learns no images by heart
+_STILL = replace(_SMALL, hidden_dropout=0.0, embedding_dropout=0.0, attention_dropout=0.0)  # so small a model learns no images by heart
 
 FAMILY = Family(
     config=ImageGptConfig,
@@ -111,7 +111,7 @@ FAMILY = Family(
     paper="Chen et al. 2020, Generative Pretraining from Pixels",
     sizes={
         "tiny": ImageGptConfig(vocab_size=9, hidden_size=32, num_layers=2, num_heads=4, max_positions=25),
-        "digits": replace(_SMALL, vocab_size=17, hidden_size=96, num_layers=6, num_heads=4, max_positions=196, **_STILL),
+        "digits": replace(_STILL, vocab_size=17, hidden_size=96, num_layers=6, num_heads=4, max_positions=196),
         "small": _SMALL,
         "medium": replace(_SMALL, hidden_size=1024, num_layers=36),
         "large": replace(_SMALL, hidden_size=1536, num_layers=48, num_heads=16),
