@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def test_templates_are_averaged(path: Path) -> None:
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each forward of a body reads."""
     counted: list[int] = []
     forward = nabi.families.clip.Clip.forward  # type: ignore[attr-defined]
@@ -93,7 +92,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return forward(self, batch, *args, **given)
 
     monkeypatch.setattr("nabi.families.clip.Clip.forward", counting)
-    yield counted
+    return counted
 
 
 def test_a_label_is_read_once_for_all_images_until_the_weights_change(path: Path, read: list[int]) -> None:
