@@ -78,6 +78,16 @@ def test_the_factor_is_held_at_100_in_training_and_left_alone_in_use(path: Path)
     assert float(head.scale.detach()) > 4.6
 
 
+def test_texts_are_read_anew_after_an_update(path: Path) -> None:
+    model = load(path, TASK)
+    before = model.predict(examples()[0])["text_embeddings"][0]
+    rows, plan = [model.encode(e, model.options(), "train", f"row {i}", i) for i, e in enumerate(examples())], Plan(steps=1, batch=7, learning_rate=1e-2)
+    list(train(model, Feed(model, rows, plan), plan))
+    after = model.predict(examples()[0])["text_embeddings"][0]
+    (fresh,) = model.readings([row for row in model.encode(examples()[0], model.options()) if "text" in row.parts], model.options())
+    assert np.allclose(after, fresh, atol=1e-6) and not np.allclose(after, before, atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
     found = Together(tmp_path_factory.mktemp("together"))
