@@ -27,7 +27,7 @@ from nabi.training.progress import Progress
 COLUMNS = {"image": "index", "text": "caption"}
 SIZE = {
     "hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 256, "max_positions": 24,
-    "image_size": 64, "patch_size": 8, "image_hidden_size": 96, "image_layers": 3, "image_heads": 4, "image_intermediate_size": 384,
+    "image_size": 64, "patch_size": 16, "image_hidden_size": 96, "image_layers": 3, "image_heads": 4, "image_intermediate_size": 384,
     "projection_size": 64,
 }  # fmt: skip
 AUGMENTATION = {"shift": 4, "flip": 0.5, "crop": 0.6, "erase": 0.25}

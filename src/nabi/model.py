@@ -92,6 +92,8 @@ class Model(nn.Module):
         """
         if mode and self._source:
             raise OptionError("a prepared copy can't be trained: its linear layers are packed", fix="train model.original, then prepare that")
+        if mode:  # the weights are about to change, and torch does not count the updates of a fused optimizer
+            self._known = {}
         return super().train(mode)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -58,7 +58,22 @@ def adapted(tokenizer: str, plan: Plan, dropout: float) -> tuple[Model, Feed]:
     return built, feed
 
 
-MODELS = {"classifier": classifier, "pretraining": pretrained, "adapters": adapted}
+def paired(tokenizer: str, plan: Plan, dropout: float, task: str = "image_text_retrieval") -> tuple[Model, Feed]:
+    """Two towers and seven pairs, so that the processes have uneven shares; all in one step."""
+    from conformance import kit
+
+    built = kit.model_of("clip", task, Path(tokenizer))
+    set_dropout(built, Plan(hidden_dropout=dropout, attention_dropout=dropout))
+    examples = kit.examples_of(task)[:7]
+    return built, Feed(built, [built.encode(e, built.options(), "train", f"row {i}", i) for i, e in enumerate(examples)], plan)
+
+
+def named(tokenizer: str, plan: Plan, dropout: float) -> tuple[Model, Feed]:
+    """The same with labels."""
+    return paired(tokenizer, plan, dropout, "zero_shot_image_classification")
+
+
+MODELS = {"classifier": classifier, "pretraining": pretrained, "adapters": adapted, "pairs": paired, "labelled images": named}
 
 
 def one_gradient(ranks: Ranks, tokenizer: str, kind: str, plan: dict[str, Any]) -> dict[str, Any]:
