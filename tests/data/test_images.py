@@ -49,7 +49,7 @@ def test_an_image_is_the_same_in_every_form(tmp_path: Path) -> None:
     forms: dict[str, Any] = {
         "path": path, "str": str(path), "bytes": data, "bytearray": bytearray(data), "view": memoryview(data), "Pillow": image, "lazy": Image.open(path),
         "array": wanted, "C first": np.moveaxis(wanted, 2, 0), "uint16": wanted.astype(np.uint16) * 256 + 9, "tensor": torch.from_numpy(wanted.copy()),
-        "bytes in an array": np.frombuffer(data, np.uint8), "of datasets": {"bytes": data, "path": None}, "path of datasets": {"bytes": None, "path": str(path)},
+        "bytes as array": np.frombuffer(data, np.uint8), "of datasets": {"bytes": data, "path": None}, "path of datasets": {"bytes": None, "path": str(path)},
         "data address": address, "bare base64": base64.b64encode(data).decode(), "base64 in lines": base64.encodebytes(data).decode(),
         "with alpha": np.dstack([wanted, np.full((11, 23), 9, np.uint8)]), "backwards": wanted[::-1][::-1],
     }  # fmt: skip

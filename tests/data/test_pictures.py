@@ -14,7 +14,8 @@ import pytest
 from nabi import checkpoint, load
 from nabi.data import read_table, stream_table
 from nabi.data.images import pixels_of
-from nabi.data.pictures import finder, holds_images, with_images
+from nabi.data.opening import holds_images
+from nabi.data.pictures import finder, with_images
 from nabi.errors import DataError, UserError
 from nabi.predicting import predict_file
 from nabi.predicting.source import Reader, Source

@@ -15,15 +15,9 @@ from typing import Any
 from nabi import cache
 from nabi.data.images import ENDINGS
 from nabi.data.members import Members, members_beside, open_members
-from nabi.data.opening import PARSERS, kind_of
 from nabi.data.records import Derived
 from nabi.data.tables import Table
 from nabi.errors import DataError
-
-
-def holds_images(path: Path) -> bool:
-    """Whether this is a TAR, or a folder in which no table lies."""
-    return path.suffix.lower() == ".tar" or (path.is_dir() and not any(kind_of(p)[0] in PARSERS for p in path.iterdir()))
 
 
 def image_table(path: Path) -> Table:
