@@ -58,6 +58,7 @@ def test_an_image_is_the_same_in_every_form(tmp_path: Path) -> None:
         assert found.dtype == np.uint8 and found.shape == (11, 23, 3), name
         np.testing.assert_array_equal(found, wanted, err_msg=name)
         assert is_image(form) or isinstance(form, str | dict), name
+    assert is_image(torch.zeros(3, 4, 4, requires_grad=True))  # and no list of them: what it is, is told where it is read
     assert not is_image("a.png") and not is_image([image]) and not is_image(np.array(["a.png", "b.png"])) and not is_image(np.zeros((2, 4, 4, 3), np.uint8))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from nabi.data import read_table, stream_table
 from nabi.data.images import pixels_of
 from nabi.data.opening import holds_images
 from nabi.data.pictures import finder, with_images
-from nabi.errors import DataError, UserError
+from nabi.errors import DataError, InputError, UserError
 from nabi.predicting import predict_file
 from nabi.predicting.source import Reader, Source
 from nabi.tasks.image_classification import ImageClassificationSettings
@@ -115,6 +116,17 @@ def test_a_source_of_pictures_is_read_forwards_and_from_any_part(form: str, tmp_
     with pytest.raises(DataError, match="changed while it was in use"):
         source.check()
     assert Source(path).identity() != identity
+
+
+def test_base64_and_paths_of_files_that_are_not_there_are_left_for_reading(tmp_path: Path) -> None:
+    for size in (8, 60):
+        array = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"image": base64.b64encode(file_of(array)).decode()}) + "\n")
+        for row in (with_images(read_table(tmp_path / "rows.jsonl"))[0], finder(tmp_path / "rows.jsonl")(read_table(tmp_path / "rows.jsonl")[0], "here")):
+            np.testing.assert_array_equal(pixels_of(row["image"], "x"), array)
+    (tmp_path / "rows.jsonl").write_text('{"image": "here/1.png"}\n')
+    with pytest.raises(InputError, match="no such image file: 'here/1.png'"):
+        pixels_of(with_images(read_table(tmp_path / "rows.jsonl"))[0]["image"], "x")
 
 
 PEAK = """
