@@ -532,7 +532,13 @@ class _Spec:
                 hint = nearest(section, self.sections) if dot else ""
                 taken = ", ".join(f"{name}.KEY=VALUE" for name in self.sections)
                 raise OptionError("unknown setting", value=setting, expected=f"one of {taken}", fix=hint)
-            self.sections[section][key] = parsed(text)
+            place, (*outer, last) = self.sections[section], key.split(".")
+            for number, name in enumerate(outer, 1):
+                place = place.setdefault(name, {})
+                if not isinstance(place, dict):
+                    path = ".".join((section, *outer[:number]))
+                    raise OptionError("a setting has no parts", value=setting, fix=f"{path} is {place!r}; give it whole")
+            place[last] = parsed(text)
         source = click.get_current_context().get_parameter_source
         typed = {name for name in given if (s := source(name)) is not None and s.name == "COMMANDLINE"}
         self.values = {**given, **recipe, **{name: given[name] for name in typed}}

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-FORMS = ("folder", "tar", "paths beside jsonl", "paths beside csv", "tar beside jsonl", "npz beside jsonl", "folder beside jsonl", "npz of both", "npz of bytes")
+FORMS = (
+    "folder", "tar", "paths beside jsonl", "paths beside csv", "tar beside jsonl", "npz beside jsonl", "folder beside jsonl", "npz of both", "npz of bytes",
+)  # fmt: skip
 COLUMNS = {"npz of both": "image=images,label=labels", "npz of bytes": "image=jpeg,label=labels"}
 
 

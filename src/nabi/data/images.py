@@ -90,7 +90,8 @@ def pillow(module: str) -> Any:
 def is_image(value: Any) -> bool:
     """Whether a value is one image, not its path as a str, and no list or column of them."""
     if _is_array(value):
-        return np.asarray(value).dtype.kind in "uifbc" and len(value.shape) <= 3
+        kind = getattr(value.dtype, "kind", "u")  # a tensor's type has none
+        return kind in "uifbc" and len(value.shape) <= 3
     return isinstance(value, bytes | bytearray | memoryview | os.PathLike) or hasattr(value, "getexif")
 
 

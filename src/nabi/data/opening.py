@@ -60,6 +60,11 @@ def kind_of(path: Path) -> tuple[str, str]:
     return (os.path.splitext(stem)[1], packing) if packing in PACKINGS else (packing, "")
 
 
+def holds_images(path: Path) -> bool:
+    """Whether this is a TAR, or a folder in which no table lies."""
+    return path.suffix.lower() == ".tar" or (path.is_dir() and not any(kind_of(p)[0] in PARSERS for p in path.iterdir()))
+
+
 def open_file(path: Path, large: int | None = None) -> Opened:
     """The rows of one file.
 

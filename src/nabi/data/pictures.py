@@ -15,15 +15,9 @@ from typing import Any
 from nabi import cache
 from nabi.data.images import ENDINGS
 from nabi.data.members import Members, members_beside, open_members
-from nabi.data.opening import PARSERS, kind_of
 from nabi.data.records import Derived
 from nabi.data.tables import Table
 from nabi.errors import DataError
-
-
-def holds_images(path: Path) -> bool:
-    """Whether this is a TAR, or a folder in which no table lies."""
-    return path.suffix.lower() == ".tar" or (path.is_dir() and not any(kind_of(p)[0] in PARSERS for p in path.iterdir()))
 
 
 def image_table(path: Path) -> Table:
@@ -76,13 +70,19 @@ def with_images(table: Table, column: str = "image") -> Table:
     if not _names(first):
         return table
     find, given = finder(table.source, column), (str(row.get(column)) for row in table)
-    if isinstance(first, str) and Path(first).is_file():
+    if _is_file(Path(), first):
         return table.changed(find, _stated(map(Path, given)))
     if table.source is None:
         return table  # it is refused where it is read, by its place
-    if isinstance(first, str) and (table.source.parent / first).is_file():
+    if _is_file(table.source.parent, first):
         return table.changed(find, _stated(table.source.parent / name for name in given))
-    return table.changed(find, _digest(members_beside(table.source)))
+    try:
+        beside = members_beside(table.source)
+    except DataError as problem:
+        if problem.value is None and _is_no_key(first):  # there is no place at all
+            return table
+        raise
+    return table.changed(find, _digest(beside))
 
 
 def finder(source: Path | None, column: str = "image") -> Callable[[Mapping[str, Any], str], dict[str, Any]]:
@@ -99,19 +99,31 @@ def finder(source: Path | None, column: str = "image") -> Callable[[Mapping[str,
 
     def found(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         name = row.get(column)
-        if source is None or not _names(name) or (isinstance(name, str) and Path(name).is_file()):
+        if source is None or not _names(name) or _is_file(Path(), name):
             return dict(row)
-        if isinstance(name, str) and (source.parent / name).is_file():
-            return {**row, column: str(source.parent / name)}
+        if _is_file(source.parent, name):
+            return {**row, column: str(source.parent / str(name))}
         try:
             members.extend([] if members else [members_beside(source)])
-        except DataError:
-            if isinstance(name, str) and name.lower().endswith(ENDINGS):
-                return dict(row)  # the path of a file that is not there, which is told where it is read
+        except DataError as problem:
+            if problem.value is None and _is_no_key(name):
+                return dict(row)
             raise
         return {**row, column: members[0].of(row, column, where)}
 
     return found
+
+
+def _is_file(folder: Path, name: Any) -> bool:
+    try:
+        return isinstance(name, str) and (folder / name).is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _is_no_key(name: Any) -> bool:
+    """Whether it is the path of a file that is not there, which is told where it is read, or the image itself in base64."""
+    return isinstance(name, str) and (name.lower().endswith(ENDINGS) or (len(name) > 64 and re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", name) is not None))
 
 
 def _names(value: Any) -> bool:

@@ -153,7 +153,7 @@ def stream_table(source: Any, columns: Mapping[str, str] | None = None) -> Strea
     Raises:
         DataError: there is no such file, or when it is read: a row can't be read, or lacks a column that is renamed.
     """
-    from nabi.data.pictures import holds_images
+    from nabi.data.opening import holds_images
     from nabi.data.tables import read_table, shards
 
     name = type(source).__name__

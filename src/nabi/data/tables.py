@@ -21,7 +21,7 @@ from typing import Any, overload
 
 from nabi.data import streams
 from nabi.data.columns import array_columns
-from nabi.data.opening import LARGE, PARSERS, kind_of, listed, open_file
+from nabi.data.opening import LARGE, PARSERS, holds_images, kind_of, listed, open_file
 from nabi.data.parsing import package, unique, whole_characters
 from nabi.data.records import Blocks, Derived, Joined
 from nabi.errors import DataError, shortened
@@ -276,10 +276,10 @@ def _plain(value: Any) -> Any:
 
 def _from_path(given: str) -> Table:
     path = Path(given)
-    from nabi.data import pictures  # which build on this file
+    if holds_images(path):
+        from nabi.data.pictures import image_table  # which builds on this file
 
-    if pictures.holds_images(path):
-        return pictures.image_table(path)
+        return image_table(path)
     files = shards(given)
     if len(files) == 1:
         return _from_file(files[0], None)

@@ -15,9 +15,9 @@ from typing import Any
 
 from nabi import cache
 from nabi.data.lines import ENDINGS, Ahead
-from nabi.data.opening import can_be_read, kind_of, reading, rows_of, unpacked
+from nabi.data.opening import can_be_read, holds_images, kind_of, reading, rows_of, unpacked
 from nabi.data.parsing import package
-from nabi.data.pictures import holds_images, image_table
+from nabi.data.pictures import image_table
 from nabi.data.streams import Placed, stream_table
 from nabi.data.tables import canonical, shards
 from nabi.errors import DataError
