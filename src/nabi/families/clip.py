@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from nabi.batch import Batch, Cache, Part
 from nabi.data.pixels import ImageSettings
 from nabi.families import HF, Family
-from nabi.layout import Layout, Packed, join, places_joined
+from nabi.layout import Layout, Packed
 from nabi.nn.body import Body
-from nabi.nn.decoder import PreNormLayer, through
+from nabi.nn.decoder import through
 from nabi.nn.heads import HeadSpec
 from nabi.nn.kernels import Pattern
-from nabi.nn.linear import Embedding, LayerNorm, Linear, PatchEmbedding, normal_
-from nabi.nn.patches import grid_positions
+from nabi.nn.linear import TokenEmbeddings
+from nabi.nn.towers import ImageEmbeddings, Tower
 from nabi.weights.names import Entry, number, same, stacked
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the images of the authors' training
@@ -62,64 +62,6 @@ class ClipConfig:
     logit_scale: float = 2.6592
 
 
-class TextEmbeddings(nn.Module):
-    """Token + position."""
-
-    def __init__(self, c: ClipConfig) -> None:
-        super().__init__()
-        self.tokens, self.positions = Embedding(c.vocab_size, c.hidden_size), Embedding(c.max_positions, c.hidden_size)
-
-    def forward(self, part: Part) -> Tensor:
-        """(T, W)."""
-        y: Tensor = self.tokens(part.streams["tokens"]) + self.positions(part.layout.positions)
-        return y
-
-
-class ImageEmbeddings(nn.Module):
-    """Patches + positions, the token of the whole image with a position of its own, and the norm before the first layer (section 2.4)."""
-
-    def __init__(self, c: ClipConfig) -> None:
-        super().__init__()
-        width, self.side = c.image_hidden_size, c.image_size // c.patch_size
-        self.whole, self.positions = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(1 + self.side**2, width))
-        self.patches = PatchEmbedding(c.channels, c.patch_size, width, bias=False)
-        self.norm = LayerNorm(width, c.image_norm_eps)
-
-    def forward(self, part: Part) -> Tensor:
-        """(T, W) of the patches."""
-        y: Tensor = self.norm(self.patches(part.streams["patches"]) + grid_positions(self.positions[1:], part.rows["grid"], self.side))
-        return y
-
-    def joined(self, x: Tensor, layout: Layout) -> tuple[Tensor, Layout, dict[str, Tensor]]:
-        """(T, W) of the patches -> the same with the whole image's token before each row, and where either lies."""
-        one = layout.one_each()
-        token: Tensor = self.norm(self.whole + self.positions[0])
-        y, around = join(Packed(token.expand(len(one), -1), one), Packed(x, layout))
-        assert around is not None
-        whole, patches = places_joined(one, layout)
-        return y, around, {"whole": whole, "image": patches, "image_vector": whole}
-
-
-class Tower(nn.Module):
-    """Embeddings, layers, a norm, and the projection to what both towers have in common (section 2.4)."""
-
-    def __init__(self, embeddings: nn.Module, layers: nn.ModuleList, norm_eps: float, sizes: tuple[int, int]) -> None:
-        super().__init__()
-        self.embeddings, self.layers = embeddings, layers
-        self.norm, self.projection = LayerNorm(sizes[0], norm_eps), Linear(*sizes, bias=False)
-
-    def initialise(self, std: float, generator: torch.Generator) -> None:
-        """As the table of :meth:`Clip.initialise` says, but for what the embeddings have of their own."""
-        normal_(self, std, generator)
-        width, narrow = self.projection.weight.shape[1] ** -0.5, (2 * len(self.layers)) ** -0.5
-        for layer in self.layers:
-            assert isinstance(layer, PreNormLayer)
-            stds = {layer.attention.qkv: width, layer.attention.out: width * narrow, layer.feed_forward.up: width / 2**0.5}
-            for linear, spread in {**stds, layer.feed_forward.down: width * narrow}.items():
-                nn.init.normal_(linear.weight, 0.0, spread, generator=generator)
-        nn.init.normal_(self.projection.weight, 0.0, width, generator=generator)
-
-
 class Clip(Body):
     """Both towers."""
 
@@ -134,15 +76,23 @@ class Clip(Body):
         self.hidden_size, self.limits, self.tables = c.projection_size, {"text": c.max_positions}, {"tokens": c.vocab_size}
         self.side, self.channels, self.end, self.stds = c.patch_size, c.channels, c.end_token_id, (c.init_std, c.image_init_std)
         self.heads = {"pair": replace(type(self).heads["pair"], scale=c.logit_scale)}  # type: ignore[misc]  # this body's own
+        words = TokenEmbeddings(c.vocab_size, c.max_positions, c.hidden_size)
         sizes = (c.num_layers, c.hidden_size, c.num_heads, c.intermediate_size)
-        layers = _layers(*sizes, c.activation, c.norm_eps, c.attention_dropout, Pattern(causal=True))
-        self.text = Tower(TextEmbeddings(c), layers, c.norm_eps, (c.hidden_size, c.projection_size))
+        self.text = Tower(words, sizes, c.activation, c.norm_eps, c.attention_dropout, Pattern(causal=True), c.projection_size)
+        patches = ImageEmbeddings(c.channels, c.patch_size, c.image_size, c.image_hidden_size, c.image_norm_eps)
         sizes = (c.image_layers, c.image_hidden_size, c.image_heads, c.image_intermediate_size)
-        layers = _layers(*sizes, c.image_activation, c.image_norm_eps, c.image_attention_dropout, Pattern())
-        self.image = Tower(ImageEmbeddings(c), layers, c.image_norm_eps, (c.image_hidden_size, c.projection_size))
+        self.image = Tower(patches, sizes, c.image_activation, c.image_norm_eps, c.image_attention_dropout, Pattern(), c.projection_size)
 
     def embed(self, batch: Batch) -> dict[str, Packed]:
-        return {name: Packed(getattr(self, name).embeddings(part), part.layout) for name, part in batch.parts.items()}
+        return {name: Packed(self._embedded(name, part), part.layout) for name, part in batch.parts.items()}
+
+    def _embedded(self, name: str, part: Part) -> Tensor:
+        y: Tensor
+        if name == "text":
+            y = self.text.embeddings(part.streams["tokens"], part.layout.positions)
+        else:
+            y = self.image.embeddings(part.streams["patches"], part.rows["grid"])
+        return y
 
     def layout(self, batch: Batch, part: str) -> Layout:
         return batch.parts[part].layout if part in self.needs else batch.parts[self.makes[part]].layout.one_each()
@@ -161,7 +111,7 @@ class Clip(Body):
             mine = [part for part in wanted if self.makes.get(part, part) == name]
             if mine:
                 part = batch.parts[name]
-                x, layout = tower.embeddings(part) if embedded is None else embedded[name].values, part.layout
+                x, layout = self._embedded(name, part) if embedded is None else embedded[name].values, part.layout
                 if name == "text":
                     places = {"text": torch.arange(len(x), device=x.device), "text_vector": _ends(part, self.end)}
                 else:
@@ -213,12 +163,6 @@ def _ends(part: Part, end: int) -> Tensor:
     places = torch.arange(len(tokens), device=tokens.device)
     places = torch.where(rank == best[layout.rows], places, len(tokens))
     return places.new_full((len(layout),), len(tokens)).scatter_reduce(0, layout.rows, places, "amin")
-
-
-def _layers(count: int, width: int, heads: int, inner: int, activation: str, eps: float, dropout: float, pattern: Pattern) -> nn.ModuleList:
-    return nn.ModuleList(
-        PreNormLayer(width, heads, inner, activation=activation, norm_eps=eps, dropout=0.0, attention_dropout=dropout, pattern=pattern) for _ in range(count)
-    )
 
 
 def _stack(theirs: str, ours: str) -> tuple[Entry, ...]:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nabi.families import HF, Family
 from nabi.nn.decoder import CausalDecoder
 from nabi.nn.encoder import PostNormLayer
 from nabi.nn.heads import HeadSpec
 from nabi.nn.kernels import Pattern
-from nabi.nn.linear import Embedding, normal_
+from nabi.nn.linear import TokenEmbeddings, normal_
 from nabi.weights.names import flipped, same
 
 
@@ -39,20 +39,6 @@ class GptConfig:
     init_std: float = 0.02
 
 
-class GptEmbeddings(nn.Module):
-    """Token + position."""
-
-    def __init__(self, c: GptConfig) -> None:
-        super().__init__()
-        self.tokens = Embedding(c.vocab_size, c.hidden_size)
-        self.positions = Embedding(c.max_positions, c.hidden_size)
-
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """(T,) each -> (T, W)."""
-        y: Tensor = self.tokens(tokens) + self.positions(positions)
-        return y
-
-
 class Gpt(CausalDecoder):
     """The decoder."""
 
@@ -66,7 +52,7 @@ class Gpt(CausalDecoder):
         self.init_std, self.dropout = c.init_std, c.embedding_dropout
         if not c.tied:
             self.heads = {**self.heads, "vocabulary": HeadSpec(bias="")}  # type: ignore[misc]  # this body's own
-        self.embeddings = GptEmbeddings(c)
+        self.embeddings = TokenEmbeddings(c.vocab_size, c.max_positions, c.hidden_size)
         self.layers = nn.ModuleList(
             PostNormLayer(
                 c.hidden_size,

@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nabi.families import HF, Family
 from nabi.nn.decoder import CausalDecoder, PreNormLayer
 from nabi.nn.heads import HeadSpec
 from nabi.nn.kernels import Pattern
-from nabi.nn.linear import Embedding, LayerNorm, normal_
+from nabi.nn.linear import LayerNorm, TokenEmbeddings, normal_
 from nabi.weights.names import flipped, same
 
 
@@ -40,20 +40,6 @@ class Gpt2Config:
     init_std: float = 0.02
 
 
-class Gpt2Embeddings(nn.Module):
-    """Token + position."""
-
-    def __init__(self, c: Gpt2Config) -> None:
-        super().__init__()
-        self.tokens = Embedding(c.vocab_size, c.hidden_size)
-        self.positions = Embedding(c.max_positions, c.hidden_size)
-
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """(T,) each -> (T, W)."""
-        y: Tensor = self.tokens(tokens) + self.positions(positions)
-        return y
-
-
 class Gpt2(CausalDecoder):
     """The decoder."""
 
@@ -72,7 +58,7 @@ class Gpt2(CausalDecoder):
         self.init_std, self.dropout = c.init_std, c.embedding_dropout
         if not c.tied:
             self.heads = {**self.heads, "vocabulary": HeadSpec(bias="")}  # type: ignore[misc]  # this body's own
-        self.embeddings = Gpt2Embeddings(c)
+        self.embeddings = TokenEmbeddings(c.vocab_size, c.max_positions, c.hidden_size)
         self.layers = nn.ModuleList(
             PreNormLayer(
                 c.hidden_size,

@@ -11,14 +11,14 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nabi.data.pixels import ImageSettings, greys
 from nabi.families import HF, Family
 from nabi.nn.decoder import CausalDecoder, PreNormLayer
 from nabi.nn.heads import HeadSpec
 from nabi.nn.kernels import Pattern
-from nabi.nn.linear import Embedding, RMSNorm, normal_
+from nabi.nn.linear import RMSNorm, TokenEmbeddings, normal_
 from nabi.weights.names import flipped, same
 
 
@@ -40,20 +40,6 @@ class ImageGptConfig:
     init_std: float = 0.02
 
 
-class ImageGptEmbeddings(nn.Module):
-    """Colour + place."""
-
-    def __init__(self, c: ImageGptConfig) -> None:
-        super().__init__()
-        self.tokens = Embedding(c.vocab_size, c.hidden_size)
-        self.positions = Embedding(c.max_positions, c.hidden_size)
-
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """(T,) each -> (T, W)."""
-        y: Tensor = self.tokens(tokens) + self.positions(positions)
-        return y
-
-
 class ImageGpt(CausalDecoder):
     """The decoder."""
 
@@ -66,7 +52,7 @@ class ImageGpt(CausalDecoder):
         c = config
         self.hidden_size, self.limits, self.tables = c.hidden_size, {"image": c.max_positions}, {"tokens": c.vocab_size}
         self.colours, self.init_std, self.dropout = c.vocab_size - 1, c.init_std, c.embedding_dropout
-        self.embeddings = ImageGptEmbeddings(c)
+        self.embeddings = TokenEmbeddings(c.vocab_size, c.max_positions, c.hidden_size)
         self.layers = nn.ModuleList(
             PreNormLayer(
                 c.hidden_size,

@@ -1,4 +1,4 @@
-"""The leaves that hold weights: Linear, LayerNorm, RMSNorm, Embedding, PatchEmbedding, FeedForward.
+"""The leaves that hold weights: Linear, LayerNorm, RMSNorm, Embedding, TokenEmbeddings, PatchEmbedding, FeedForward.
 
 Unusual: a residual is an argument, so that a prepared copy can fuse it.
 """
@@ -148,6 +148,24 @@ class Embedding(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]} x {self.weight.shape[1]}"
+
+
+class TokenEmbeddings(nn.Module):
+    """Token + learned position (Radford et al. 2018, section 3.1).
+
+    Args:
+        vocab_size, max_positions: rows of the two tables.
+        hidden_size: W.
+    """
+
+    def __init__(self, vocab_size: int, max_positions: int, hidden_size: int) -> None:
+        super().__init__()
+        self.tokens, self.positions = Embedding(vocab_size, hidden_size), Embedding(max_positions, hidden_size)
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """(T,) each -> (T, W)."""
+        y: Tensor = self.tokens(tokens) + self.positions(positions)
+        return y
 
 
 class PatchEmbedding(nn.Module):
