@@ -14,20 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi.data.images import Pixels, pillow, pixels_of
+from nabi.data.images import Pixels, fits, picture_of, pillow
 from nabi.errors import CheckpointError, InputError, OptionError
 
 Floats = NDArray[np.float32]
 FILE = "preprocessor_config.json"
 RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers, which checkpoints use
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of CLIP's training images
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # what the incumbent's classes take where the file says nothing, by the stem of the class
 _USUAL: dict[str, dict[str, Any]] = {
     "ViT": {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": (0.5,) * 3, "image_std": (0.5,) * 3, "do_center_crop": False},
     "CLIP": {"size": {"shortest_edge": 224}, "resample": 3, "image_mean": _MEAN, "image_std": _STD, "do_center_crop": True, "crop_size": 224},
     "ConvNext": {
-        "size": {"shortest_edge": 384}, "resample": 2, "image_mean": _IMAGENET[0], "image_std": _IMAGENET[1], "do_center_crop": False, "crop_pct": 224 / 256,
+        "size": {"shortest_edge": 384}, "resample": 3, "image_mean": (0.5,) * 3, "image_std": (0.5,) * 3, "do_center_crop": False, "crop_pct": 224 / 256,
     },
     "ImageGPT": {"size": {"height": 256, "width": 256}, "resample": 2, "image_mean": (0.5,) * 3, "image_std": (0.5,) * 3, "do_center_crop": False},
 }  # fmt: skip
@@ -67,12 +66,18 @@ class ImageSettings:
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, self.channels):
                 raise OptionError(f"{name} has another number of channels than the image", value=getattr(self, name), expected=f"{self.channels} numbers")
+        if any(len(colour) != self.channels for colour in self.clusters):
+            raise OptionError("a colour of the clusters has another number of channels than the image", expected=f"{self.channels} numbers each")
         if not all(x > 0 for x in self.std) or not self.rescale > 0:
             raise OptionError("std and rescale must be positive", value=[self.std, self.rescale])
 
-    def resized(self, pixels: Pixels, side: int = 1) -> Pixels:
-        """(H, W, C) -> the same after resizing and cropping; sides that the settings leave open become multiples of ``side``."""
-        height, width = pixels.shape[:2]
+    def resized(self, picture: Any, side: int = 1, where: str = "an image") -> Pixels:
+        """An image, (H, W, C) or as Pillow has it -> (H, W, C) resized and cropped; sides that the settings leave open become multiples of ``side``.
+
+        Raises:
+            InputError: it would become too large, as a line does whose shorter side is made longer; ``where`` is what to call it.
+        """
+        height, width = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
         if isinstance(self.size, tuple):
             wanted = self.size
         elif self.size is not None:
@@ -84,8 +89,10 @@ class ImageSettings:
         if self.crop is None:
             wanted = (max(1, round(wanted[0] / side)) * side, max(1, round(wanted[1] / side)) * side) if not isinstance(self.size, tuple) else wanted
         if wanted != (height, width):
-            image = pillow("Image").fromarray(pixels if self.channels == 3 else pixels[:, :, 0])
-            pixels = np.asarray(image.resize(wanted[::-1], resample=self.resample)).reshape(*wanted, self.channels)
+            fits(wanted[::-1], where)
+            image = pillow("Image").fromarray(picture if self.channels == 3 else picture[:, :, 0]) if isinstance(picture, np.ndarray) else picture
+            picture = image.resize(wanted[::-1], resample=self.resample)
+        pixels: Pixels = np.asarray(picture).reshape(*wanted, self.channels)
         return pixels if self.crop is None else _cropped(pixels, *self.crop)
 
     def numbers(self, pixels: Pixels) -> Floats:
@@ -143,7 +150,7 @@ class Images:
             InputError: it can't be read, or does not divide into patches.
         """
         s = self.settings
-        pixels = s.resized(pixels_of(value, where, s.channels), self.side)
+        pixels = s.resized(picture_of(value, where, s.channels), self.side, where)
         height, width = pixels.shape[:2]
         if height % self.side or width % self.side:
             what = f"{where}: the size is no multiple of the model's patches"
@@ -172,27 +179,33 @@ class Images:
         if stem is None:
             raise CheckpointError(f"{where}: unknown kind of image processor", value=named, expected=f"one of {', '.join(_USUAL)}ImageProcessor")
         c = {**_USUAL[stem], **{key: value for key, value in config.items() if value is not None}}
-        if c.get("do_pad"):
+        size = c["size"] if isinstance(c["size"], Mapping) else {}
+        # what pads; a crop after the one that ConvNext makes by itself; a limit of the longer side
+        refused = {"do_pad": c.get("do_pad"), "do_center_crop": c.get("do_center_crop") and stem == "ConvNext", "longest_edge": "longest_edge" in size}
+        if strange := [key for key, asked in refused.items() if asked]:
             fix = "remove the key if the model can do without"
-            raise CheckpointError(f"{where} asks for padding, which nabi does not do to images", value="do_pad", fix=fix)
+            raise CheckpointError(f"{where} asks for what nabi does not do to images", value=strange[0], fix=fix)
         try:
-            size, crop = _size(c["size"], square=stem in ("ViT", "ImageGPT")), None
+            wanted, crop = _size(c["size"], square=stem in ("ViT", "ImageGPT")), None
             if c.get("do_center_crop"):
-                crop = _pair(c.get("crop_size", size))
-            if stem == "ConvNext" and isinstance(size, int):  # below 384 a margin is cut away (its section on evaluation)
-                size, crop = (int(size / c["crop_pct"]), (size, size)) if size < 384 else ((size, size), None)
+                crop = _pair(c.get("crop_size", wanted))
+            if stem == "ConvNext" and isinstance(wanted, int) and c.get("do_resize", True):  # below 384 a margin is cut away
+                wanted, crop = (int(wanted / c["crop_pct"]), (wanted, wanted)) if wanted < 384 else ((wanted, wanted), None)
+            quantized = c.get("do_color_quantize", stem == "ImageGPT")
+            if quantized and not c.get("clusters"):
+                raise ValueError("no clusters, which each pixel is compared with")
             scaled, shifted = c.get("do_rescale", True), c.get("do_normalize", True)
             settings = ImageSettings(
-                size=size if c.get("do_resize", True) else None,
+                size=wanted if c.get("do_resize", True) else None,
                 crop=crop,
                 resample=int(c["resample"]),
                 rescale=float(c.get("rescale_factor", 1 / 255)) if scaled else 1.0,
                 mean=_channels(c["image_mean"], channels) if shifted else (),
                 std=_channels(c["image_std"], channels) if shifted else (),
                 channels=channels,
-                clusters=tuple(tuple(map(float, colour)) for colour in c.get("clusters") or ()) if c.get("do_color_quantize", stem == "ImageGPT") else (),
+                clusters=tuple(tuple(map(float, colour)) for colour in c["clusters"]) if quantized else (),
             )
-        except (KeyError, TypeError, ValueError, OptionError) as problem:
+        except (KeyError, IndexError, TypeError, ValueError, OptionError) as problem:
             raise CheckpointError(f"{where} can't be used ({str(problem).rstrip('.')})", fix="it was edited, or is of another kind of model") from None
         return cls(settings, side, dict(config))
 
