@@ -68,14 +68,14 @@ class Vit(Body):
     needs = {"image": frozenset({"patches"})}
     makes = {"whole": "image"}
     sources = {"whole": frozenset({"image"})}
-    heads = {"row": HeadSpec(reads="whole", pool="first")}
+    heads = {"row": HeadSpec(reads="whole", pool="first"), "pooled": HeadSpec(reads="whole", pool="first", activation="tanh")}
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         c = config
         self.hidden_size, self.side, self.channels, self.init_std, self.dropout = c.hidden_size, c.patch_size, c.channels, c.init_std, c.hidden_dropout
         if c.pooling == "mean":
-            self.heads = {"row": HeadSpec(reads="image", pool="mean")}  # type: ignore[misc]  # this body's own
+            self.heads = {**self.heads, "row": HeadSpec(reads="image", pool="mean")}  # type: ignore[misc]  # this body's own
         self.embeddings = VitEmbeddings(c)
         self.layers = nn.ModuleList(
             PreNormLayer(
@@ -173,7 +173,7 @@ FAMILY = Family(
             "pooling": "pooling",
             "initializer_range": "init_std",
         },
-        fixed={"qkv_bias": True},
+        fixed={"qkv_bias": True, "pooler_act": "tanh"},
         weights=(
             same("embeddings.cls_token", "embeddings.whole"),
             same("embeddings.position_embeddings", "embeddings.positions"),
@@ -187,7 +187,9 @@ FAMILY = Family(
             same("layernorm", "norm"),
         ),
         prefix="vit.",
-        heads={("row",): ("ForImageClassification", (same("classifier", "row.out"),))},
-        ignore={r"(vit\.)?pooler\..*": "a layer that no classifier of this family reads", r"decoder\..*": "the head of masked images"},
+        shared=(same("pooler.dense", "pooled.out"),),
+        heads={("row",): ("ForImageClassification", (same("classifier", "row.out"),)), ("pooled",): ("Model", ())},
+        bare=frozenset({("pooled",), ()}),
+        ignore={r"decoder\..*": "the head of masked images"},
     ),
 )

@@ -23,7 +23,7 @@ class HeadSpec:
         reads: the part whose hidden values it reads.
         pool: which token stands for its row (``first``, ``last``), the ``mean``, or None: every token.
         dense: whether a square linear layer comes before the output layer.
-        activation: after ``dense``.
+        activation: after ``dense``; without it for who reads what the output layer gives, as of a layer that pools.
         dense_dropout: whether dropout also comes before ``dense``.
         norm_eps: of a layer norm between the activation and the output layer; none if None.
         tied_to: path of the body's table that takes the place of the output layer's weight.
