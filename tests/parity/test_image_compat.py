@@ -194,3 +194,22 @@ def test_the_pipeline_of_the_seeds_answers_as_the_incumbents(folder: Path) -> No
     assert max(abs(x["score"] - y["score"]) for x, y in zip(wanted[0], wanted[1], strict=True)) > CONTROL
     with pytest.raises(OptionError, match="not the model's own"):
         nc.pipeline("image-classification", model=str(folder), image_processor=nc.ViTImageProcessor())
+
+
+def test_a_processor_of_texts_and_images_makes_what_the_incumbents_makes(tmp_path: Path) -> None:
+    letters = [*(chr(c) for c in range(33, 127)), *(f"{chr(c)}</w>" for c in range(33, 127)), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(letters)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_processor_type": "CLIPImageProcessor"}))
+    texts = ["a photo of a cat", "a dog"]
+    theirs, ours = transformers.CLIPProcessor(CLIPImageProcessorPil.from_pretrained(tmp_path), tokenizer), nc.CLIPProcessor.from_pretrained(tmp_path)
+    a, b = (processor(text=texts, images=photos(), return_tensors="pt", padding=True) for processor in (ours, theirs))
+    assert a["input_ids"].tolist() == b["input_ids"].tolist() and a["attention_mask"].tolist() == b["attention_mask"].tolist()
+    assert gap(a["pixel_values"], b["pixel_values"]) < 1e-6
+    assert list(nc.AutoProcessor.from_pretrained(tmp_path)(images=photos()[0])) == ["pixel_values"]
+    with pytest.raises(InputError, match="texts, images or both"):
+        ours(padding=True)

@@ -38,6 +38,7 @@ IMAGE_PROCESSORS = {
     "AutoImageProcessor": "", "AutoFeatureExtractor": "",
     **{f"{stem}{end}": stem for stem in ("ViT", "CLIP", "ConvNext", "ImageGPT") for end in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")},
 }  # fmt: skip
+PROCESSORS = ("AutoProcessor", "CLIPProcessor")  # of texts and images
 TYPES = {model_type: stem for stem, model_type in STEMS.items()}
 # the tokenizer that a model_type uses where no file says it
 TOKENIZERS = {model_type: f"{stem}Tokenizer" for stem, model_type in STEMS.items() if stem not in SEEING} | {"mt5": "T5Tokenizer"}

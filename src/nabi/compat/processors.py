@@ -17,6 +17,7 @@ import numpy as np
 from nabi.compat.batch_encoding import BatchEncoding
 from nabi.compat.configs import without_hub
 from nabi.compat.names import IMAGE_PROCESSORS
+from nabi.compat.tokens import AutoTokenizer
 from nabi.config import read_file
 from nabi.data.images import is_image, picture_of
 from nabi.data.pixels import FILE, Images
@@ -135,6 +136,66 @@ class ImageProcessor:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {json.dumps(self.to_dict(), indent=2, default=str)}"
+
+
+class ProcessorMixin:
+    """A tokenizer and an image processor that are called as one.
+
+    Args:
+        image_processor: of this package.
+        tokenizer: of this package.
+    """
+
+    def __init__(self, image_processor: ImageProcessor, tokenizer: Any) -> None:
+        self.image_processor, self.tokenizer = image_processor, tokenizer
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, token: Any = None) -> ProcessorMixin:
+        """Both of a model folder, or of a model of the hub.
+
+        Raises:
+            CheckpointError: the folder lacks one of them.
+        """
+        images = class_named("AutoImageProcessor").from_pretrained(pretrained_model_name_or_path, revision=revision, token=token)
+        return cls(images, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, revision=revision, token=token))
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the files of both into a folder."""
+        self.image_processor.save_pretrained(save_directory)
+        self.tokenizer.save_pretrained(save_directory)
+
+    def __call__(self, text: Any = None, images: Any = None, return_tensors: Any = None, **settings: Any) -> BatchEncoding:
+        """What the tokenizer makes of the texts, and ``pixel_values`` of the images.
+
+        Args:
+            text: as for the tokenizer.
+            images: as for the image processor.
+            return_tensors: ``pt``, ``np`` or None.
+            settings: of the tokenizer, such as ``padding``.
+
+        Raises:
+            InputError: there is neither.
+        """
+        if text is None and images is None:
+            raise InputError("a processor is called with texts, images or both", expected="text=..., images=...")
+        found = BatchEncoding({}) if text is None else self.tokenizer(text, return_tensors=return_tensors, **settings)
+        if images is not None:
+            found["pixel_values"] = self.image_processor(images, return_tensors=return_tensors)["pixel_values"]
+        return found
+
+    def batch_decode(self, *args: Any, **settings: Any) -> Any:
+        """As the tokenizer's."""
+        return self.tokenizer.batch_decode(*args, **settings)
+
+    def decode(self, *args: Any, **settings: Any) -> Any:
+        """As the tokenizer's."""
+        return self.tokenizer.decode(*args, **settings)
+
+
+@cache
+def processor_named(name: str) -> type[ProcessorMixin]:
+    """``CLIPProcessor`` or ``AutoProcessor``."""
+    return type(name, (ProcessorMixin,), {"__doc__": f"Version 4's {name}.", "__module__": __name__})
 
 
 @cache
