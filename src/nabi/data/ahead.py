@@ -23,7 +23,8 @@ def ahead(function: Callable[[T], R], items: Iterable[T], most: int) -> Iterator
     """
     waiting: deque[Future[R]] = deque()
     problem: Exception | None = None
-    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(THREADS, cores)) as pool:
         try:
             source = iter(items)
             while True:
