@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nabi.batch import Batch, Row, pack
 from nabi.config import from_dict
+from nabi.data.ahead import ahead
 from nabi.errors import InputError, OptionError, UserError
 from nabi.families import Family
 from nabi.inputs import Inputs
@@ -32,6 +33,7 @@ TRIMMED = 8192  # tokens that are read on a CPU before free memory is given back
 CHUNK = 2048  # examples that are encoded, sorted and answered at a time: bounds memory, long enough to sort well
 KNOWN = 1 << 14  # readings of shared rows that are kept
 HELD = 1 << 26  # bytes of images from which it is fewer
+AHEAD = 64  # examples with an image: while so many are answered, so many are read
 
 
 @dataclass
@@ -179,17 +181,25 @@ class Model(nn.Module):
             InputError: an example can't be read; it is named by its number.
         """
         options = self.options() if options is None else options
+
+        def read(numbered: tuple[int, Any]) -> tuple[Example, list[Row]]:
+            number, item = numbered
+            name = where[number] if where else f"input {number + 1}"
+            example = self.task.example_of(item, name)
+            return example, self.encode(example, options, use, name) if rows is None else [replace(row) for row in rows[number]]
+
+        seen = rows is None and self.inputs.pictures is not None
+        found = ahead(read, enumerate(examples), AHEAD) if seen else map(read, enumerate(examples))
         chunk: list[Example] = []
         encoded: list[list[Row]] = []
         held = 0
-        for number, item in enumerate(examples):
-            name = where[number] if where else f"input {number + 1}"
-            example, i = self.task.example_of(item, name), len(chunk)
-            of_example = self.encode(example, options, use, name, i) if rows is None else [replace(row, example=i) for row in rows[number]]
+        for example, of_example in found:
+            for row in of_example:
+                row.example = len(chunk)
             chunk.append(example)
             encoded.append(of_example)
             held += sum(row.nbytes for row in of_example) + sum(len(x) for x in example.values() if isinstance(x, bytes))
-            if len(chunk) == CHUNK or held >= HELD:
+            if len(chunk) == (AHEAD if seen else CHUNK) or held >= HELD:
                 yield from self.answered(chunk, encoded, options, tokens)
                 chunk, encoded, held = [], [], 0
         if chunk:

@@ -67,7 +67,7 @@ def test_every_name_that_is_listed_is_there() -> None:
         ("AutoModelForSequenceClasification", "(?i)did you mean 'AutoModelForSequenceClassification'"),
         ("BertForMaskedLn", "(?i)did you mean 'BertForMaskedLM'"),
         ("set_sed", "(?i)did you mean 'set_seed'"),
-        ("ViTModel", "and the classes of Bert, DistilBert"),
+        ("SwinModel", "and the classes of Bert, DistilBert"),
     ],
 )
 def test_names_that_are_not_there(name: str, words: str) -> None:

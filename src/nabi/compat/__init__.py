@@ -10,7 +10,7 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nabi.compat.names import AUTO_MODELS, FOREIGN, NOT_HERE, STEMS, TOKENIZER_CLASSES
+from nabi.compat.names import AUTO_MODELS, FOREIGN, IMAGE_PROCESSORS, NOT_HERE, PROCESSORS, STEMS, TOKENIZER_CLASSES
 from nabi.errors import nearest
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nabi.compat.models import PreTrainedModel
     from nabi.compat.outputs import ModelOutput
     from nabi.compat.pipes import pipeline
+    from nabi.compat.processors import BatchFeature
     from nabi.compat.seeds import set_seed
     from nabi.compat.streams import ConstantLengthDataset, load_dataset
     from nabi.compat.tokens import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
@@ -30,6 +31,7 @@ _HOME = {
     "AutoConfig": "nabi.compat.configs",
     "AutoTokenizer": "nabi.compat.tokens",
     "BatchEncoding": "nabi.compat.batch_encoding",
+    "BatchFeature": "nabi.compat.processors",
     "CharSpan": "nabi.compat.batch_encoding",
     "ConstantLengthDataset": "nabi.compat.streams",
     "GenerationConfig": "nabi.compat.writing",
@@ -48,6 +50,7 @@ __all__ = [
     "AutoConfig",
     "AutoTokenizer",
     "BatchEncoding",
+    "BatchFeature",
     "CharSpan",
     "ConstantLengthDataset",
     "GenerationConfig",
@@ -73,6 +76,10 @@ def _found(name: str) -> Any:
         return getattr(import_module(_HOME[name]), name)
     if name in AUTO_MODELS:
         return import_module("nabi.compat.autos").auto_class(name)
+    if name in IMAGE_PROCESSORS:
+        return import_module("nabi.compat.processors").class_named(name)
+    if name in PROCESSORS:
+        return import_module("nabi.compat.processors").processor_named(name)
     if name.removesuffix("Fast") in TOKENIZER_CLASSES:
         return import_module("nabi.compat.tokens").class_named(name)
     match = _STEM.fullmatch(name)
@@ -85,7 +92,7 @@ def _missing(name: str) -> AttributeError:
     reason = NOT_HERE.get(name) or next((why for start, why in FOREIGN.items() if re.match(rf"{start}[A-Z]", name)), "")
     if not reason and not name.startswith("_"):
         models = import_module("nabi.compat.models").class_names()
-        known = [*_HOME, "logging", *AUTO_MODELS, *models, *(f"{stem}Config" for stem in STEMS), *TOKENIZER_CLASSES]
+        known = [*_HOME, "logging", *AUTO_MODELS, *models, *(f"{stem}Config" for stem in STEMS), *TOKENIZER_CLASSES, *IMAGE_PROCESSORS, *PROCESSORS]
         near = nearest(name, known)
         reason = f"{near[:1].upper()}{near[1:]} " * bool(near) + f"There are {', '.join([*__all__, *AUTO_MODELS])}, and the classes of {', '.join(STEMS)}"
     return AttributeError(f"nabi.compat has no '{name}'. {reason[:1].upper()}{reason[1:]}.")

@@ -33,8 +33,12 @@ class _Auto:
         end = "Model" if not kinds else family.hf.heads.get(kinds, ("", ()))[0]
         writes = "any" if cls.__name__ == "AutoModelForPreTraining" else cls.writes
         found = class_named(stem, end) if end else None
+        # a row is a text or an image, which the class's name says
+        if kinds == ("row",) and end != cls.__name__.removeprefix("AutoModel"):
+            found = None
         if found is None or (writes != "any" and family.body.generates != writes):
             known = [name for name, (kinds, part) in AUTO_MODELS.items() if (kinds in family.hf.heads or not kinds) and part in ("any", family.body.generates)]
+            known = [name for name in known if AUTO_MODELS[name][0] != ("row",) or family.hf.heads[("row",)][0] == name.removeprefix("AutoModel")]
             raise MissingHeadError(f"{stem} has no class for {cls.__name__}", expected=f"one of {', '.join(known)}")
         return found
 

@@ -42,6 +42,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "id2label": {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"},
     },
     "marian": {"eos_token_id": 0, "forced_eos_token_id": 0, "is_encoder_decoder": True},
+    "vit": {},
 }  # fmt: skip
 _COMMON = {
     "architectures": None, "output_attentions": False, "output_hidden_states": False, "return_dict": True, "use_cache": True, "problem_type": None,

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from nabi import families
 from nabi.checkpoint import Folder, name_table
+from nabi.compat import seeing
 from nabi.compat.configs import PretrainedConfig, without_hub
 from nabi.compat.configs import class_named as config_class
 from nabi.compat.forwards import output
-from nabi.compat.names import STEMS, TYPES
+from nabi.compat.names import SEEING, STEMS, TYPES
 from nabi.compat.writing import GenerationConfig, written
 from nabi.config import read_file
 from nabi.errors import CheckpointError, InputError, OptionError, unknown
@@ -74,7 +75,7 @@ class PreTrainedModel(nn.Module):
     model_type: ClassVar[str] = ""
     kinds: ClassVar[tuple[str, ...]] = ()
     end: ClassVar[str] = "Model"
-    main_input_name = "input_ids"
+    main_input_name: ClassVar[str] = "input_ids"
     config: PretrainedConfig
 
     def __init__(self, config: PretrainedConfig, add_pooling_layer: bool = True) -> None:
@@ -93,7 +94,7 @@ class PreTrainedModel(nn.Module):
         self.body, self.config, self.task = body, config, nn.ModuleDict()
         self.generation_config = GenerationConfig()
         self.name_or_path = config.name_or_path
-        sizes = {"row": config.num_labels, "token": config.num_labels, "span": 2, "choice": 1, "next_sentence": 2}
+        sizes = {"pooled": body.hidden_size, "row": config.num_labels, "token": config.num_labels, "span": 2, "choice": 1, "next_sentence": 2}
         for kind in self.kinds:
             spec = body.heads[kind]
             size = body.tables["tokens"] if kind == "vocabulary" else sizes[kind]
@@ -334,9 +335,14 @@ class PreTrainedModel(nn.Module):
         assert isinstance(head, Head)
         return head
 
+    @property
+    def _sees(self) -> bool:
+        """Whether it reads images and no text."""
+        return "text" not in self.body.needs
+
     def _known(self) -> list[str]:
         """The arguments of a call."""
-        known = [*_INPUTS, *(name for kind in self.kinds for name in _LABELS.get(kind, ("labels",)))]
+        known = [*(seeing.ARGUMENTS if self._sees else _INPUTS), *(name for kind in self.kinds for name in _LABELS.get(kind, ("labels",)))]
         if self.kinds == ("vocabulary", "next_sentence"):
             known.append("next_sentence_label")
         if "segments" in self.body.needs.get("text", ()):
@@ -351,7 +357,7 @@ class PreTrainedModel(nn.Module):
         """Run the model over padded rows.
 
         Args:
-            input_ids: (N, L) int64; of multiple choice (N, choices, L).
+            input_ids: (N, L) int64; of multiple choice (N, choices, L); of a model of images ``pixel_values`` (N, C, H, W).
             places: ``attention_mask`` and ``token_type_ids`` by place, of encoders.
             arguments: ``attention_mask, token_type_ids, position_ids, decoder_input_ids, decoder_attention_mask, labels, start_positions, end_positions,
                 next_sentence_label, output_attentions, output_hidden_states, return_dict, use_cache``, as far as the class has them.
@@ -364,7 +370,7 @@ class PreTrainedModel(nn.Module):
             InputError: tensors that the model can't read.
         """
         known, given = self._known(), dict(arguments)
-        by_place = ("attention_mask", *(("token_type_ids",) if "token_type_ids" in known else ())) if self.body.generates != "text" else ()
+        by_place = ("attention_mask", *(("token_type_ids",) if "token_type_ids" in known else ())) if self.body.generates != "text" and not self._sees else ()
         if len(places) > len(by_place):
             what = f"{type(self).__name__} takes no more arguments by their place"
             raise OptionError(what, value=1 + len(places), expected=str(1 + len(by_place)), fix="name them")
@@ -376,6 +382,8 @@ class PreTrainedModel(nn.Module):
         for name in given:
             if name not in known:
                 raise unknown(f"argument of {type(self).__name__}", name, known)
+        if self._sees:
+            return self._seen(given.pop("pixel_values", None) if input_ids is None else input_ids, given)
         if not isinstance(input_ids, Tensor):
             raise InputError("there are no input_ids", value=type(input_ids).__name__, expected="a tensor: ask the tokenizer for return_tensors='pt'")
         given = {"use_cache": self.config.use_cache, "return_dict": self.config.return_dict, **given}
@@ -385,6 +393,16 @@ class PreTrainedModel(nn.Module):
         if given["return_dict"]:
             return found
         return found.to_tuple()
+
+    def _seen(self, pixels: Any, given: dict[str, Any]) -> Any:
+        if not isinstance(pixels, Tensor):
+            fix = "ask the image processor for return_tensors='pt'"
+            raise InputError("there are no pixel_values", value=type(pixels).__name__, expected="a tensor (N, C, H, W)", fix=fix)
+        given = {"return_dict": self.config.return_dict, **given}
+        for name in ("output_attentions", "output_hidden_states"):
+            given.setdefault(name, getattr(self.config, name))
+        found = seeing.output(self, pixels, given)
+        return found if given["return_dict"] else found.to_tuple()
 
 
 @cache
@@ -398,7 +416,8 @@ def class_named(stem: str, end: str) -> type[PreTrainedModel] | None:
     kinds = {"Model": (), **{name: kinds for kinds, (name, _) in hf.heads.items()}}.get(end)
     if kinds is None:
         return None
-    members = {"model_type": model_type, "kinds": kinds, "end": end, "config_class": config_class(stem), "__module__": __name__}
+    reads = "pixel_values" if stem in SEEING else "input_ids"
+    members = {"model_type": model_type, "kinds": kinds, "end": end, "config_class": config_class(stem), "main_input_name": reads, "__module__": __name__}
     return type(stem + end, (PreTrainedModel,), {**members, "__doc__": f"Version 4's {stem}{end}."})
 
 

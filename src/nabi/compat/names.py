@@ -15,6 +15,7 @@ AUTO_MODELS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "AutoModelForCausalLM": (("vocabulary",), "text"),
     "AutoModelForSeq2SeqLM": (("vocabulary",), "target"),
     "AutoModelWithLMHead": (("vocabulary",), "any"),
+    "AutoModelForImageClassification": (("row",), None),
 }
 # what the names of classes begin with -> model_type
 STEMS = {
@@ -29,10 +30,18 @@ STEMS = {
     "MT5": "mt5",
     "Bart": "bart",
     "Marian": "marian",
+    "ViT": "vit",
 }
+SEEING = frozenset({"ViT"})  # these read images and no text
+# class of an image processor -> the stem of the kind that it is; empty for those that take any
+IMAGE_PROCESSORS = {
+    "AutoImageProcessor": "", "AutoFeatureExtractor": "",
+    **{f"{stem}{end}": stem for stem in ("ViT", "CLIP", "ConvNext", "ImageGPT") for end in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")},
+}  # fmt: skip
+PROCESSORS = ("AutoProcessor", "CLIPProcessor")  # of texts and images
 TYPES = {model_type: stem for stem, model_type in STEMS.items()}
 # the tokenizer that a model_type uses where no file says it
-TOKENIZERS = {model_type: f"{stem}Tokenizer" for stem, model_type in STEMS.items()} | {"mt5": "T5Tokenizer"}
+TOKENIZERS = {model_type: f"{stem}Tokenizer" for stem, model_type in STEMS.items() if stem not in SEEING} | {"mt5": "T5Tokenizer"}
 TOKENIZER_CLASSES = (
     *dict.fromkeys(TOKENIZERS.values()), "ElectraTokenizer", "AlbertTokenizer", "CLIPTokenizer", "MobileBertTokenizer", "LongformerTokenizer",
     "PreTrainedTokenizer",

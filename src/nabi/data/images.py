@@ -14,8 +14,9 @@ import io
 import os
 import re
 import stat
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV
 WAYS = "a path, the bytes of an image file, a uint8 array (H, W) or (H, W, 3), or a Pillow image"
 
 Pixels = NDArray[np.uint8]
+_ORIENTATION = 0x0112  # of EXIF
+_LOCK = threading.Lock()
+_reading = 0  # threads that read an image
+_muted: list[Any] = []
 
 
 def pixels_of(value: Any, where: str, channels: int = 3) -> Pixels:
@@ -46,6 +51,17 @@ def pixels_of(value: Any, where: str, channels: int = 3) -> Pixels:
         InputError: it is no image, damaged, too large, or of a kind without a rule.
         OptionError: Pillow is not installed.
     """
+    found = picture_of(value, where, channels)
+    array = np.asarray(found)
+    return array if array.ndim == 3 else array[:, :, None]
+
+
+def picture_of(value: Any, where: str, channels: int = 3) -> Any:
+    """As :func:`pixels_of`, but what was a file or a Pillow image stays one, of mode RGB or L, so that it can be resized without being copied out and in.
+
+    Returns:
+        a Pillow image or (H, W, C) uint8.
+    """
     found: Any = value if hasattr(value, "getexif") else _array(value, where) if _is_array(value) else None
     if isinstance(found, np.ndarray):
         if found.shape[2] == channels:
@@ -54,8 +70,7 @@ def pixels_of(value: Any, where: str, channels: int = 3) -> Pixels:
     data, name = (None, "") if found is not None else _bytes(value, where)
     library, shown = pillow("Image"), name or ("a Pillow image" if data is None else f"{len(data):,} bytes that begin with {data[:8]!r}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its size, which is looked at here, and of metadata and transparency, which are not
+        with _quiet():  # of its size, which is looked at here, and of metadata and transparency, which are not
             if data is not None:
                 if not data:
                     raise InputError(f"{where}: an empty image file", value=name or None, fix="fetch or write it again")
@@ -168,8 +183,27 @@ def _read(path: str, where: str) -> tuple[bytes, str]:
         raise InputError(f"{where}: the image file can't be opened ({why})", value=path, fix="check the path and its permissions") from None
 
 
-def _converted(image: Any, where: str, channels: int) -> Pixels:
-    image = pillow("ImageOps").exif_transpose(image)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of Pillow. Images are read in several threads, and ``warnings.catch_warnings`` in one would undo what another did."""
+    global _reading
+    with _LOCK:
+        _reading += 1
+        if _reading == 1:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _muted[:] = warnings.filters[:1]
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _reading -= 1
+            if not _reading and _muted[0] in warnings.filters:
+                warnings.filters.remove(_muted[0])  # type: ignore[attr-defined]
+
+
+def _converted(image: Any, where: str, channels: int) -> Any:
+    if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied as it is
+        image = pillow("ImageOps").exif_transpose(image)
     fits(image.size, where)
     if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep what fits into 8 and cut the rest
         wide = np.asarray(image).astype(np.int64)
@@ -180,8 +214,8 @@ def _converted(image: Any, where: str, channels: int) -> Pixels:
         raise InputError(f"{where}: an image of floats, whose range is not stated", value=image.mode, expected="8 or 16 bits", fix="scale it to 8 bits")
     elif image.mode not in MODES:
         raise InputError(f"{where}: colours of a kind that has no rule", value=image.mode, expected=f"one of {', '.join(MODES)}", fix="convert it to RGB")
-    array = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    return array if array.ndim == 3 else array[:, :, None]
+    mode = "RGB" if channels == 3 else "L"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def fits(size: tuple[int, int], where: str) -> None:
@@ -202,5 +236,5 @@ def mode_of(value: Any, where: str) -> str:
         return "L" if len(value.shape) == 2 else {1: "L", 3: "RGB"}.get(value.shape[2], "RGBA")
     if hasattr(value, "getexif"):
         return str(value.mode)
-    with pillow("Image").open(io.BytesIO(_bytes(value, where)[0]), formats=FORMATS) as image:  # of a file the head alone is looked at
+    with _quiet(), pillow("Image").open(io.BytesIO(_bytes(value, where)[0]), formats=FORMATS) as image:  # of a file the head alone is looked at
         return str(image.mode)

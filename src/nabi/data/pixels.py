@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi.data.images import Pixels, fits, pillow, pixels_of
+from nabi.data.images import Pixels, fits, picture_of, pillow
 from nabi.errors import CheckpointError, InputError, OptionError
 
 Floats = NDArray[np.float32]
@@ -71,13 +71,13 @@ class ImageSettings:
         if not all(x > 0 for x in self.std) or not self.rescale > 0:
             raise OptionError("std and rescale must be positive", value=[self.std, self.rescale])
 
-    def resized(self, pixels: Pixels, side: int = 1, where: str = "an image") -> Pixels:
-        """(H, W, C) -> the same after resizing and cropping; sides that the settings leave open become multiples of ``side``.
+    def resized(self, picture: Any, side: int = 1, where: str = "an image") -> Pixels:
+        """An image, (H, W, C) or as Pillow has it -> (H, W, C) resized and cropped; sides that the settings leave open become multiples of ``side``.
 
         Raises:
             InputError: it would become too large, as a line does whose shorter side is made longer; ``where`` is what to call it.
         """
-        height, width = pixels.shape[:2]
+        height, width = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
         if isinstance(self.size, tuple):
             wanted = self.size
         elif self.size is not None:
@@ -90,11 +90,12 @@ class ImageSettings:
             wanted = (max(1, round(wanted[0] / side)) * side, max(1, round(wanted[1] / side)) * side) if not isinstance(self.size, tuple) else wanted
         if wanted != (height, width):
             fits(wanted[::-1], where)
-            image = pillow("Image").fromarray(pixels if self.channels == 3 else pixels[:, :, 0])
-            pixels = np.asarray(image.resize(wanted[::-1], resample=self.resample)).reshape(*wanted, self.channels)
+            image = pillow("Image").fromarray(picture if self.channels == 3 else picture[:, :, 0]) if isinstance(picture, np.ndarray) else picture
+            picture = image.resize(wanted[::-1], resample=self.resample)
+        pixels: Pixels = np.asarray(picture).reshape(*wanted, self.channels)
         return pixels if self.crop is None else _cropped(pixels, *self.crop)
 
-    def numbers(self, pixels: Pixels | NDArray[np.float64]) -> Floats:
+    def numbers(self, pixels: Pixels) -> Floats:
         """(H, W, C) -> float32: rescaled and normalised."""
         x: Floats = (pixels * self.rescale).astype(np.float32)
         if self.mean:
@@ -102,13 +103,6 @@ class ImageSettings:
         if self.std:
             x /= np.asarray(self.std, dtype=np.float32)
         return x
-
-    @property
-    def palette(self) -> Pixels:
-        """(K, C): the clusters as colours of 0 ... 255."""
-        colours = np.asarray(self.clusters) * np.asarray(self.std or 1.0) + np.asarray(self.mean or 0.0)
-        found: Pixels = np.clip(np.rint(colours / self.rescale), 0, 255).astype(np.uint8)
-        return found
 
 
 def _cropped(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -156,7 +150,7 @@ class Images:
             InputError: it can't be read, or does not divide into patches.
         """
         s = self.settings
-        pixels = s.resized(pixels_of(value, where, s.channels), self.side, where)
+        pixels = s.resized(picture_of(value, where, s.channels), self.side, where)
         height, width = pixels.shape[:2]
         if height % self.side or width % self.side:
             what = f"{where}: the size is no multiple of the model's patches"
@@ -255,11 +249,6 @@ def nearest_colours(x: NDArray[Any], clusters: NDArray[Any]) -> NDArray[np.int64
     distance = np.sum(np.square(x), axis=1)[:, None] - 2 * np.matmul(x, clusters) + np.sum(np.square(clusters), axis=0)[None, :]
     found: NDArray[np.int64] = np.argmin(distance, axis=1)
     return found
-
-
-def greys(count: int) -> tuple[tuple[float, ...], ...]:
-    """So many clusters, evenly from black to white, in the scale of -1 ... 1 that images have by default."""
-    return tuple((float(level),) * 3 for level in np.linspace(-1, 1, count))
 
 
 def _pair(value: Any) -> tuple[int, int]:

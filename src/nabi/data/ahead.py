@@ -1,0 +1,46 @@
+"""Reading ahead: threads read what comes next while the caller computes. For images, whose unpacking and resizing hold no lock of Python's."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+THREADS = 8  # at most
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T], most: int) -> Iterator[R]:
+    """``function`` of each item, in order; as soon as one raises, so does this, and what comes before it has been yielded.
+
+    Args:
+        function: called in other threads, on several items at a time.
+        items: taken in this thread.
+        most: so many are read and not yet asked for, at most.
+    """
+    waiting: deque[Future[R]] = deque()
+    problem: Exception | None = None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(THREADS, cores)) as pool:
+        try:
+            source = iter(items)
+            while True:
+                try:
+                    waiting.append(pool.submit(function, next(source)))
+                except StopIteration:
+                    break
+                except Exception as error:  # noqa: BLE001  # raised below, when those before it have had their say
+                    problem = error
+                    break
+                if len(waiting) >= most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+            if problem is not None:
+                raise problem
+        finally:
+            for each in waiting:
+                each.cancel()
