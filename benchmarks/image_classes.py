@@ -50,9 +50,17 @@ class Set:
     networks: tuple[Network, ...]
 
 
-SMALL_VIT = {"image_size": 32, "patch_size": 4, "hidden_size": 128, "num_layers": 6, "num_heads": 4, "intermediate_size": 256, "pooling": "mean"}
+# a narrow network begins to learn far sooner from larger weights: on 2,500 digits accuracy .66 after 4 epochs with 0.06, .28 with the usual 0.02
+DIGITS_VIT = {
+    "image_size": 28, "patch_size": 4, "channels": 1, "hidden_size": 96, "num_layers": 6, "num_heads": 4, "intermediate_size": 384,
+    "pooling": "mean", "init_std": 0.06,
+}  # fmt: skip
+SMALL_VIT = {
+    "image_size": 32, "patch_size": 4, "hidden_size": 128, "num_layers": 6, "num_heads": 4, "intermediate_size": 256,
+    "pooling": "mean", "init_std": 0.06,
+}  # fmt: skip
 SETS = {
-    "mnist": Set({"image": "images", "label": "labels"}, 1, (Network("vit", "digits", replace(PLAN, learning_rate=1e-3), {"shift": 2}),)),
+    "mnist": Set({"image": "images", "label": "labels"}, 1, (Network("vit", DIGITS_VIT, replace(PLAN, batch=32, learning_rate=1e-3), {"shift": 2}),)),
     "cifar10": Set(
         {"image": "jpeg", "label": "labels"},
         3,
@@ -78,7 +86,7 @@ def trained(network: Network, train: Table, dev: Table, minutes: float, seed: in
     run(replace(plan, steps=2), some, None)  # what is done once is left out of the speed
     short = time.perf_counter()
     run(replace(plan, steps=10), some, None)
-    each = (time.perf_counter() - short) / 640
+    each = (time.perf_counter() - short) / (10 * plan.batch)
     left = minutes * 60 - (time.perf_counter() - began)
     epochs = max(1, int(0.9 * left / (each * (len(train) + len(dev) / 3))))
     plan = replace(plan, epochs=epochs, evaluate_every=max(1, epochs / 10))

@@ -23,7 +23,7 @@ from nabi.families import Family
 from nabi.nn.body import Body, Run
 from parity.kit import CONTROL, LENGTHS, TOLERANCE, gap
 
-READERS = [name for name in families.names() if name != "bert" and families.find(name).body.generates is None]
+READERS = [name for name in families.names() if name != "bert" and (b := families.find(name).body).generates is None and "text" in b.needs]
 TYPES = [(name, kind) for name in READERS if (hf := families.find(name).hf) for kind in hf.types]
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "intermediate_size": 64}
 HEADS = [(name, kind, kinds) for name, kind in TYPES for kinds in families.find(name).hf.heads]  # type: ignore[union-attr]

@@ -70,7 +70,7 @@ def test_any_checkpoint_gives_features_whatever_its_head(tmp_path: Path, pipe: A
     assert again.predict("the good film") == model.predict("the good film")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if "text" in families.find(family).body.needs])
 def test_every_family_gives_the_vectors_of_its_own_body(family: str, tokenizer: Path) -> None:
     kind = tasks.find("feature_extraction")
     assert kind.fits(families.find(family).body)

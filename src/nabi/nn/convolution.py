@@ -116,12 +116,13 @@ class BatchNorm(nn.Module):
     def _of_the_batch(self, x: Tensor, real: bool) -> Tensor:
         """(T, C) -> (T, C)."""
         mean, variance = (None, None) if _again.get() else (self.running_mean, self.running_var)
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1)
+        if alone and len(x) < 2:
+            fix = "train on larger images or batches, or with plan.batch_statistics=false"
+            raise InputError("batch statistics of a single place", value="one image, shrunk to one place", expected="two places at least", fix=fix)
         if mean is not None:
             self.num_batches_tracked += 1
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
-            if len(x) < 2:
-                fix = "train on larger images or batches, or with plan.batch_statistics=false"
-                raise InputError("batch statistics of a single place", value="one image, shrunk to one place", expected="two places at least", fix=fix)
+        if alone:
             return F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=_MOMENTUM, eps=_EPS)
         wide = x.float()
         sums = _summed(torch.cat([wide.sum(0), wide.new_tensor([len(x)])]) * real)
