@@ -95,7 +95,7 @@ class ImageSettings:
         pixels: Pixels = np.asarray(picture).reshape(*wanted, self.channels)
         return pixels if self.crop is None else _cropped(pixels, *self.crop)
 
-    def numbers(self, pixels: Pixels) -> Floats:
+    def numbers(self, pixels: Pixels | NDArray[np.float64]) -> Floats:
         """(H, W, C) -> float32: rescaled and normalised."""
         x: Floats = (pixels * self.rescale).astype(np.float32)
         if self.mean:
@@ -103,6 +103,13 @@ class ImageSettings:
         if self.std:
             x /= np.asarray(self.std, dtype=np.float32)
         return x
+
+    @property
+    def palette(self) -> Pixels:
+        """(K, C): the clusters as colours of 0 ... 255."""
+        colours = np.asarray(self.clusters) * np.asarray(self.std or 1.0) + np.asarray(self.mean or 0.0)
+        found: Pixels = np.clip(np.rint(colours / self.rescale), 0, 255).astype(np.uint8)
+        return found
 
 
 def _cropped(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -249,6 +256,11 @@ def nearest_colours(x: NDArray[Any], clusters: NDArray[Any]) -> NDArray[np.int64
     distance = np.sum(np.square(x), axis=1)[:, None] - 2 * np.matmul(x, clusters) + np.sum(np.square(clusters), axis=0)[None, :]
     found: NDArray[np.int64] = np.argmin(distance, axis=1)
     return found
+
+
+def greys(count: int) -> tuple[tuple[float, ...], ...]:
+    """So many clusters, evenly from black to white, in the scale of -1 ... 1 that images have by default."""
+    return tuple((float(level),) * 3 for level in np.linspace(-1, 1, count))
 
 
 def _pair(value: Any) -> tuple[int, int]:
