@@ -27,7 +27,7 @@ def output(model: PreTrainedModel, pixels: Tensor, given: Mapping[str, Any]) -> 
     body = model.body
     batch, rows = _packed(model, pixels.to(model.device), bool(given.get("interpolate_pos_encoding")))
     last: list[Tensor] = []
-    hook = body.get_submodule("norm").register_forward_pre_hook(lambda _, args: last.append(args[0]))  # version 4 tells what enters the last norm
+    hook = body.get_submodule("norm").register_forward_pre_hook(lambda _, args: last.append(args[0]))  # version 4 tells what enters it
     try:
         with looking(body, given["output_attentions"], given["output_hidden_states"]) as seen:
             hidden = body(batch)
@@ -40,8 +40,7 @@ def output(model: PreTrainedModel, pixels: Tensor, given: Mapping[str, Any]) -> 
 
     states = None
     if given["output_hidden_states"]:
-        (ended,) = last
-        states = (*(x.view(rows, -1, x.shape[-1]) for x in seen.entered), whole(ended[:rows], ended[rows:]))
+        states = (*(x.view(rows, -1, x.shape[-1]) for x in seen.entered), whole(*last))
     attended = tuple(torch.stack(list(each)) for each in seen.attended) if given["output_attentions"] else None
     first, patches = hidden["whole"].values, hidden["image"]
     inner = {"hidden_states": states, "attentions": attended}
