@@ -28,7 +28,7 @@ LEVELS = [
     {"text", "data", "nn", "decoding", "weights", "metrics"},
     {"inputs"},
     {"families", "tasks"},
-    {"model", "checkpoint", "adapters"},
+    {"model", "folder", "checkpoint", "adapters"},
     {"training", "evaluation", "inspection", "predicting"},
     {"fitting"},
     {"pipelines"},
@@ -38,7 +38,8 @@ LEVELS = [
     {"cli", "demo"},
     {"__main__"},
 ]
-SIDEWAYS = {("data", "text"), ("checkpoint", "model"), ("adapters", "model"), ("adapters", "checkpoint"), ("checkpoint", "adapters")}
+_FOLDERS = {"checkpoint": ("model", "folder", "adapters"), "adapters": ("model", "folder", "checkpoint"), "folder": ("model",)}
+SIDEWAYS = {("data", "text"), *((unit, other) for unit, others in _FOLDERS.items() for other in others)}
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
 PRODUCTS = {"matmul", "mm", "bmm", "mv", "addmm", "addbmm", "baddbmm", "addmv", "einsum", "tensordot", "multi_dot", "chain_matmul"}
 PRODUCTS_OF_TORCH = PRODUCTS | {"linear", "bilinear", "Linear", "Bilinear", "dot", "inner", "MultiheadAttention", "scaled_dot_product_attention"}

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nabi.checkpoint import ADAPTER, ADAPTER_CONFIG, Folder, name_table, opened, stated_by
+from nabi.checkpoint import opened
 from nabi.config import from_dict, read_file
 from nabi.errors import CheckpointError, OptionError, UserError, shortened
+from nabi.folder import ADAPTER, ADAPTER_CONFIG, Folder, name_table, stated_by
 from nabi.model import Model
 from nabi.nn.linear import Linear
 from nabi.nn.lora import WHOLE, Adaptation, Adapted, Adapter, Lora, adapted, fingerprint, linears, replace_layer, scale_of, span

@@ -132,7 +132,7 @@ def test_loading_pauses_the_collector_and_leaves_it_as_it_was(tokenizer: Path, t
         lambda name: checkpoint.load_for_training(tmp_path / name, "text_classification", task),
     )
     seen: list[bool] = []
-    monkeypatch.setattr(checkpoint, "read_tensors", lambda path: (seen.append(gc.isenabled()), read_tensors(path))[1])
+    monkeypatch.setattr("nabi.folder.read_tensors", lambda path: (seen.append(gc.isenabled()), read_tensors(path))[1])
     try:
         for before in (True, False):
             (gc.enable if before else gc.disable)()

@@ -32,7 +32,7 @@ from training.small import feed, model, rows, same, weights
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
 PLAN = Plan(steps=40, batch=8, learning_rate=1e-2, weight_decay=0.0, evaluate_every=200, **STILL)  # type: ignore[arg-type]
 # a text has more to learn than a label
-USUAL = ("text_classification", "summarization", "image_classification")
+USUAL = ("text_classification", "summarization", "image_classification", "zero_shot_image_classification")
 # a convolutional network has no linear layer that could be adapted
 TASKS = {
     family: next(task for task in USUAL if (family, task) in CELLS) for family in FAMILIES if any(isinstance(m, Linear) for m in body_of(family).modules())

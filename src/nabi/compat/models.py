@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from nabi import families
-from nabi.checkpoint import Folder, name_table
 from nabi.compat import seeing
 from nabi.compat.configs import PretrainedConfig, without_hub
 from nabi.compat.configs import class_named as config_class
@@ -26,6 +25,7 @@ from nabi.compat.writing import GenerationConfig, written
 from nabi.config import read_file
 from nabi.errors import CheckpointError, InputError, OptionError, unknown
 from nabi.families import HF, Family
+from nabi.folder import Folder, name_table
 from nabi.nn.body import Body
 from nabi.nn.heads import Head
 from nabi.nn.linear import Linear, normal_

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from nabi import families, pipelines, tasks
-from nabi.checkpoint import UNLIMITED
 from nabi.compat.models import PreTrainedModel
 from nabi.compat.processors import ImageProcessor
 from nabi.compat.tokens import PreTrainedTokenizer
 from nabi.errors import OptionError
+from nabi.folder import UNLIMITED
 from nabi.inputs import Inputs
 from nabi.model import Model, Origin
 from nabi.pipelines import Pipeline

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from nabi import adapters, checkpoint
+from nabi import adapters
 from nabi.config import read_file
 from nabi.data.images import ENDINGS
 from nabi.errors import CheckpointError, UserError, shortened
+from nabi.folder import ADAPTER, name_table
 from nabi.inspection.facts import opened
 from nabi.inspection.findings import Finding, finding, ordered, size
 from nabi.model import Model
@@ -109,7 +110,7 @@ def _files(folder: Path) -> Iterator[Finding]:
 
 def _weights(folder: Path) -> tuple[str, ...]:
     """What the file with the weights may be called."""
-    return (checkpoint.ADAPTER,) if adapters.is_adapter(folder) else WEIGHT_FILES
+    return (ADAPTER,) if adapters.is_adapter(folder) else WEIGHT_FILES
 
 
 def _remove(folder: Path, names: list[str]) -> str:
@@ -157,7 +158,7 @@ def _unused(folder: Path, model: Model) -> Iterator[Finding]:
     files = read_tensors(folder)
     family = model.origin.family
     prefix = family.hf.prefix if family.hf and any(name.startswith(family.hf.prefix) for name in files) else ""
-    ignored = checkpoint.name_table(family, model.task.heads, prefix, model.body.heads).load(files).ignored
+    ignored = name_table(family, model.task.heads, prefix, model.body.heads).load(files).ignored
     if ignored:
         shown = "; ".join(f"{name} ({reason})" for name, reason in sorted(ignored.items())[:3]) + ("; ..." if len(ignored) > 3 else "")
         yield finding("info", "unused_tensors", f"{len(ignored)} of {len(files)} tensors are not used: {shown}.", "save the model with nabi to leave them out")

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from nabi import checkpoint, tasks
+from nabi import tasks
 from nabi.batch import Row, batch_of
 from nabi.data.corrupt import IGNORED, sentences
 from nabi.errors import InputError, TokenizerError
+from nabi.folder import UNLIMITED
 from nabi.inputs import Inputs
 from nabi.inspection.facts import opened
 from nabi.inspection.writing import cells, fitted
@@ -57,7 +58,7 @@ def objectives(model: str, text: str, seed: int = 0, plugins: Iterable[str | Pat
     if not text.strip():
         raise InputError("there is no text to show", value=text, expected="a sentence, or several")
     loaded, _ = opened(model, plugins)
-    inputs = loaded.inputs if isinstance(loaded, Model) else Inputs.load(resolve(model), limit=loaded.limits.get("text", checkpoint.UNLIMITED))
+    inputs = loaded.inputs if isinstance(loaded, Model) else Inputs.load(resolve(model), limit=loaded.limits.get("text", UNLIMITED))
     shown, left_out = [], []
     for name, (kind, given, predicts, source) in OBJECTIVES.items():
         first, second = _halves(text)
