@@ -139,7 +139,10 @@ FAMILY = Family(
     paper="Dosovitskiy et al. 2020, arXiv:2010.11929",
     sizes={
         "tiny": VitConfig(image_size=16, patch_size=4, hidden_size=32, num_layers=2, num_heads=4, intermediate_size=64),
-        "digits": VitConfig(image_size=28, patch_size=4, channels=1, hidden_size=96, num_layers=6, num_heads=4, intermediate_size=384),
+        # a narrow network begins to learn far sooner from larger weights, and from the mean of its patches
+        "digits": VitConfig(
+            image_size=28, patch_size=7, channels=1, hidden_size=128, num_layers=6, num_heads=4, intermediate_size=512, pooling="mean", init_std=0.06
+        ),
         "small-16": replace(_BASE, hidden_size=384, num_heads=6, intermediate_size=1536),
         "base-16": _BASE,
         "base-32": replace(_BASE, patch_size=32),
