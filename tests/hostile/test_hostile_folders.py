@@ -233,10 +233,13 @@ def test_a_size_without_end_is_refused_before_anything_is_built(family: str, key
     folder = tiny_folder(family, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     checkpoint.load_body(folder)
-    if not isinstance(config[key], int) or isinstance(config[key], bool):
+    outer, _, inner = key.rpartition(".")
+    where = config[outer] if outer else config
+    if not isinstance(where[inner], int) or isinstance(where[inner], bool):
         return
     for huge in HUGE:
-        (folder / "config.json").write_text(json.dumps({**config, key: huge}))
+        where[inner] = huge
+        (folder / "config.json").write_text(json.dumps(config))
         began = time.process_time()
         try:
             checkpoint.load_body(folder)

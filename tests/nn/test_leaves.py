@@ -169,6 +169,7 @@ def test_activations():
     phi = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
     tanh = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     want = {"gelu": x * phi, "gelu_new": tanh, "gelu_pytorch_tanh": tanh, "relu": x.clamp(0), "tanh": x.tanh(), "silu": x * x.sigmoid()}
+    want["quick_gelu"] = x / (1 + torch.exp(-1.702 * x))
     want["swish"] = want["silu"]
     assert want.keys() == ACTIVATIONS.keys()
     for name, y in want.items():

@@ -7,6 +7,7 @@ from torch import nn
 
 from nabi.batch import Row, Target, batch_of, pack
 from nabi.errors import InputError
+from nabi.inputs import Inputs
 from nabi.layout import Packed
 from nabi.model import Model
 from nabi.nn.body import Body, Run
@@ -57,7 +58,7 @@ def made(task):
     torch.manual_seed(0)
     body = TwoTowers()
     nn.utils.vector_to_parameters(torch.randn(sum(p.numel() for p in body.parameters())), body.parameters())
-    return Model(body, task, None, None)
+    return Model(body, task, Inputs(None, 1 << 30), None)
 
 
 def alone(body, example):

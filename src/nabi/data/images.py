@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from nabi.errors import InputError, OptionError
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # of Pillow; phones' MPO is opened as JPEG
-ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 MOST_PIXELS = 1 << 26  # 67 million, a quarter of a GB of colours: a file of a few KB can claim any number
 LARGEST = 1 << 28  # bytes of a file
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")  # and 16 bits

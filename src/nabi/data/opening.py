@@ -31,6 +31,7 @@ PARSERS: dict[str, Callable[[bytes, str], Parsed]] = {
     ".jsonl": parsing.read_jsonl, ".json": parsing.read_json, ".csv": parsing.read_csv, ".tsv": lambda data, name: parsing.read_csv(data, name, "\t"),
     ".parquet": lambda data, name: columns.read_arrow(data, name, parquet=True), ".arrow": columns.read_arrow, ".txt": parsing.read_txt,
     ".npz": columns.read_numpy, ".npy": columns.read_numpy}  # fmt: skip
+IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 IN_PLACE = (*lines.ENDINGS, ".parquet", ".arrow")  # what is read in place if it is large
 
 
@@ -61,8 +62,11 @@ def kind_of(path: Path) -> tuple[str, str]:
 
 
 def holds_images(path: Path) -> bool:
-    """Whether this is a TAR, or a folder in which no table lies."""
-    return path.suffix.lower() == ".tar" or (path.is_dir() and not any(kind_of(p)[0] in PARSERS for p in path.iterdir()))
+    """Whether this is a TAR, or a folder in which no table lies, but images or folders of them."""
+    if not path.is_dir():
+        return path.suffix.lower() == ".tar"
+    inside = [p for p in path.iterdir() if not p.name.startswith(".")]
+    return not any(kind_of(p)[0] in PARSERS for p in inside) and any(p.is_dir() or p.suffix.lower() in IMAGES for p in inside)
 
 
 def open_file(path: Path, large: int | None = None) -> Opened:

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nabi import cache
-from nabi.data.images import ENDINGS
 from nabi.data.members import Members, members_beside, open_members
+from nabi.data.opening import IMAGES
 from nabi.data.records import Derived
 from nabi.data.tables import Table
 from nabi.errors import DataError
@@ -35,9 +35,9 @@ def image_folder(path: Path) -> Table:
     Raises:
         DataError: there is no image, or some have a class and some have none.
     """
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file() and not p.name.startswith("."))
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file() and not p.name.startswith("."))
     if not files:
-        raise DataError(f"{path.name}: a folder without an image", value=str(path), expected=f"files such as {', '.join(ENDINGS)}")
+        raise DataError(f"{path.name}: a folder without an image", value=str(path), expected=f"files such as {', '.join(IMAGES)}")
     names = [file.relative_to(path).as_posix() for file in files]
     rows = [{"image": str(file), **_labelled(name)} for file, name in zip(files, names, strict=True)]
     return _table(path.name, rows, names, _stated(files))
@@ -51,9 +51,9 @@ def image_archive(path: Path) -> Table:
         HostileError: a member's name leads outside, or a member is a link.
     """
     members = open_members(path)
-    names = [name for name in members if PurePosixPath(name).suffix.lower() in ENDINGS]
+    names = [name for name in members if PurePosixPath(name).suffix.lower() in IMAGES]
     if not names:
-        raise DataError(f"{path.name}: an archive without an image", value=str(path), expected=f"members such as {', '.join(ENDINGS)}")
+        raise DataError(f"{path.name}: an archive without an image", value=str(path), expected=f"members such as {', '.join(IMAGES)}")
     rows = Derived(len(names), lambda i: {"image": members[names[i]], "key": names[i], **_labelled(names[i])})
     return _table(path.name, rows, names, cache.digest(path))
 
@@ -123,7 +123,7 @@ def _is_file(folder: Path, name: Any) -> bool:
 
 def _is_no_key(name: Any) -> bool:
     """Whether it is the path of a file that is not there, which is told where it is read, or the image itself in base64."""
-    return isinstance(name, str) and (name.lower().endswith(ENDINGS) or (len(name) > 64 and re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", name) is not None))
+    return isinstance(name, str) and (name.lower().endswith(IMAGES) or (len(name) > 64 and re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", name) is not None))
 
 
 def _names(value: Any) -> bool:

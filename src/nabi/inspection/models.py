@@ -14,7 +14,7 @@ import torch
 
 from nabi import adapters
 from nabi.config import read_file
-from nabi.data.images import ENDINGS
+from nabi.data.opening import IMAGES
 from nabi.errors import CheckpointError, UserError, shortened
 from nabi.folder import ADAPTER, name_table
 from nabi.inspection.facts import opened
@@ -40,7 +40,7 @@ def _of_images(folder: Path) -> bool:
     """Whether a folder holds images, there or in the folders of classes, and nothing that a model has."""
     if any(file.suffix in (".json", ".safetensors", ".bin", ".model") for file in folder.iterdir()):
         return False
-    return any(file.suffix.lower() in ENDINGS for pattern in ("*", "*/*") for file in folder.glob(pattern))
+    return any(file.suffix.lower() in IMAGES for pattern in ("*", "*/*") for file in folder.glob(pattern))
 
 
 def check_model(target: str, plugins: Iterable[str | Path | ModuleType] = ()) -> list[Finding]:
