@@ -60,7 +60,7 @@ def test_archives_that_are_no_table_are_refused(members: dict[str, bytes], messa
 
 def test_folders_and_archives_that_are_damaged_or_empty_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty" / "inside").mkdir(parents=True)
-    with pytest.raises(DataError, match="empty: a folder without an image"):
+    with pytest.raises(DataError, match="empty: a folder, not a file"):
         read_table(tmp_path / "empty")
     whole = archive(tmp_path / "x.tar", {"dark/1.png": file_of(pictures(1)[0][0])})
     whole.write_bytes(whole.read_bytes()[:700])

@@ -62,11 +62,10 @@ def kind_of(path: Path) -> tuple[str, str]:
 
 
 def holds_images(path: Path) -> bool:
-    """Whether this is a TAR, or a folder in which no table lies, but images or folders of them."""
+    """Whether this is a TAR, or a folder in which no table lies, but images, or in folders of its own."""
     if not path.is_dir():
         return path.suffix.lower() == ".tar"
-    inside = [p for p in path.iterdir() if not p.name.startswith(".")]
-    return not any(kind_of(p)[0] in PARSERS for p in inside) and any(p.is_dir() or p.suffix.lower() in IMAGES for p in inside)
+    return not any(kind_of(p)[0] in PARSERS for p in path.iterdir()) and any(p.suffix.lower() in IMAGES for p in path.rglob("*"))
 
 
 def open_file(path: Path, large: int | None = None) -> Opened:
