@@ -146,8 +146,14 @@ def test_mean_pooling_is_the_mean_of_the_patches(tmp_path: Path) -> None:
     wanted = torch.stack([model.classifier(x.mean(0)) for x in patches])
     assert gap(found, wanted) <= TOLERANCE
     assert gap(found, model.classifier(whole)) >= CONTROL
-    checkpoint.save(mean, tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "config.json").read_text())["pooling"] == "mean"
+    for folder in ("again", "and again"):
+        checkpoint.save(mean, tmp_path / folder)
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        assert (config["pooling"], config["model_type"], config["architectures"]) == ("mean", "nabi-vit", [])
+        mean = load(tmp_path / folder)
+    assert gap(mean.task.row.read(Run(mean.body), batch(images())), wanted) <= TOLERANCE  # type: ignore[operator,union-attr]
+    with pytest.raises(ValueError, match="nabi-vit"):
+        transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "again")
 
 
 def _split(model: Any) -> tuple[Tensor, list[Tensor]]:

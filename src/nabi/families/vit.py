@@ -167,6 +167,7 @@ FAMILY = Family(
             "initializer_range": "init_std",
         },
         fixed={"qkv_bias": True, "pooler_act": "tanh"},
+        lacks=lambda c: c.pooling == "mean",  # its classifier would read another vector and not say so
         weights=(
             same("embeddings.cls_token", "embeddings.whole"),
             same("embeddings.position_embeddings", "embeddings.positions"),
