@@ -15,16 +15,18 @@ import torch
 from PIL import Image
 
 from evaluation.cases import Page
-from nabi import checkpoint
+from nabi import Plan, checkpoint, fit
 from nabi.batch import pack
 from nabi.cli import main
 from nabi.errors import InputError, OptionError
-from nabi.inspection.pictures import Inside, completions, look, mosaic, page, patch_grid, position_similarity, similarity, similarity_section
+from nabi.inspection.galleries import completions, completions_section, halves, matched, similarity, similarity_section
+from nabi.inspection.pictures import Inside, look, mosaic, page, patch_grid, position_similarity
 from nabi.model import Model
 from nabi.pages.page import render
 from nabi.pages.png import coloured, png, scaled
 from nabi.pages.sections import Picture
 from nabi.tasks.image_classification import ImageClassificationSettings
+from tasks import paired
 from training.small import model as text_model
 from training.small import vocabulary
 
@@ -217,7 +219,72 @@ def test_the_command_writes_the_page(model: Model, photo: np.ndarray[Any, Any], 
     assert "Inside m" in (tmp_path / "page.html").read_text()
 
 
-@pytest.mark.parametrize("options", [["--image", "p.png"], ["--out", "x.html"], ["--image", "p.png", "--out", "x.html", "--objective", "a"]])
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three pictures."""
+    where = tmp_path_factory.mktemp("files")
+    for i, image in enumerate(paired.pictures(3)):
+        image.save(where / f"{i}.png")
+    return [str(where / f"{i}.png") for i in range(3)]
+
+
+def told(call: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    with pytest.raises(SystemExit) as done:
+        main([*call, "--json"])
+    assert done.value.code == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_draws_images_beside_texts(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, texts = paired.folder(tmp_path / "clip"), ["good film", "a bad song"]
+    call = ["inspect", str(folder), *[f"--image={path}" for path in files], *[f"--text={text}" for text in texts], "--out", str(tmp_path / "page.html")]
+    values = np.array(told(call, capsys)["cosines"])
+    theirs, tokenizer, processor = paired.reference(folder)
+    with torch.no_grad():
+        images = torch.cat([theirs(**tokenizer("good", return_tensors="pt"), **processor(Image.open(p), return_tensors="pt")).image_embeds for p in files])
+        given = processor(Image.open(files[0]), return_tensors="pt")
+        read = torch.cat([theirs(**tokenizer(text, return_tensors="pt"), **given).text_embeds for text in texts])
+    direct = (images @ read.T).numpy()
+    assert values.shape == (3, 2) and np.abs(values - direct).max() < TOLERANCE
+    assert np.abs(values - direct[::-1]).max() > 100 * TOLERANCE  # in another order
+    html = (tmp_path / "page.html").read_text()
+    assert html.count("data:image/png") == 3 and f"{values[1, 0]:.4f}" in html and "a bad song" in html
+
+
+def test_the_command_draws_halves_that_a_model_completes(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grey = [{"image": np.random.default_rng(i).integers(0, 256, (5, 5), dtype=np.uint8)} for i in range(8)]
+    size = {"vocab_size": 5, "max_positions": 25, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
+    checkpoint.save(fit("image_completion", grey, family="imagegpt", size=size, plan=Plan(steps=1, batch=4)).model, tmp_path / "m")
+    for given in (files, files[:1]):
+        call = ["inspect", str(tmp_path / "m"), *[f"--image={path}" for path in given], "--out", str(tmp_path / "page.html")]
+        facts = told(call, capsys)
+        assert facts["kept"] == 2 and np.array(facts["scores"]).shape == (len(given), 3)
+        assert "Halves completed" in (tmp_path / "page.html").read_text()
+        assert ("grid" in facts) == (len(given) == 1)
+    loaded = checkpoint.load(tmp_path / "m")
+    found = halves(loaded, files, keep=0.4)
+    assert found.originals.shape == (3, 5, 5, 3) and found.completed.shape == (3, 3, 5, 5, 3)
+    assert all(np.array_equal(found.completed[:, k, :2], found.originals[:, :2]) for k in range(3))
+    assert not np.array_equal(found.completed[:, 0], found.completed[:, 1])
+    assert np.array_equal(found.completed, halves(loaded, files, keep=0.4).completed)
+    strip = opened(completions_section(found).blocks[1].data)  # type: ignore[union-attr]
+    assert np.array_equal(strip[::8, ::8][:5, :5], found.originals[0])
+
+
+def test_what_a_model_can_not_draw_is_refused(model: Model, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint.save(model, tmp_path / "m")
+    with pytest.raises(SystemExit) as done:
+        main(["inspect", str(tmp_path / "m"), *[f"--image={path}" for path in files], "--out", str(tmp_path / "page.html")])
+    assert done.value.code == 2 and "several images" in capsys.readouterr().err and not (tmp_path / "page.html").exists()
+    for ask in (lambda: matched(model, files, ["a"]), lambda: halves(model, files)):
+        with pytest.raises(OptionError, match="only models"):
+            ask()
+    pairs = checkpoint.load(paired.folder(tmp_path / "clip"), "image_text_retrieval")
+    with pytest.raises(OptionError, match="images and texts"):
+        matched(pairs, files, [])
+
+
+@pytest.mark.parametrize("options", [["--text", "a"], ["--image", "p.png"], ["--out", "x.html"], ["--image", "p.png", "--out", "x.html", "--objective", "a"]])
 def test_options_that_do_not_go_together_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         main(["inspect", "nowhere", *options])

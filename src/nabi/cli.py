@@ -414,20 +414,31 @@ def _write_along(model: Any, items: Iterable[Any], where: Sequence[str] | None, 
 @click.argument("model")
 @click.option("--objective", metavar="TEXT", help="Show TEXT under each pretraining objective that the tokenizer allows: inputs, targets, what is counted.")
 @click.option("--seed", type=int, help="Of what --objective hides.  [default: 0]")
-@click.option("--image", metavar="FILE", help="Draw what the model does with an image: patches, attention by head, similarity of positions.")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="Draw what the model does with an image: patches, attention, positions, completions.")
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="Hold this against each --image, in a model of images and texts; may be given again.")
 @click.option("--out", metavar="FILE", help="The page for --image (HTML).")
 @_plugin
 @_json
-def inspect(model: str, objective: str | None, seed: int | None, image: str | None, out: str | None, plugins: tuple[str, ...], as_json: bool) -> None:
+def inspect(
+    model: str,
+    objective: str | None,
+    seed: int | None,
+    images: tuple[str, ...],
+    texts: tuple[str, ...],
+    out: str | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Say what MODEL is made of: parameters by group, kernels chosen and refused, tokenizer, golden vectors.
 
     \b
     nabi inspect DIR
     nabi inspect DIR --objective "The butterfly sat on a flower. It flew away." --seed 1
     nabi inspect DIR --image photo.jpg --out inside.html
+    nabi inspect DIR --image cat.jpg --image dog.jpg --text "a cat" --text "a dog" --out matrix.html
     """
-    if (image is None) != (out is None) or (image is not None and objective is not None):
-        given = [name for name, value in (("--image", image), ("--out", out), ("--objective", objective)) if value is not None]
+    if bool(images) != (out is not None) or ((images or texts) and objective is not None) or (texts and not images):
+        given = [name for name, value in (("--image", images), ("--text", texts), ("--out", out), ("--objective", objective)) if value]
         raise OptionError("--image and --out go together, and without --objective", value=", ".join(given), expected="--image FILE --out PAGE.html")
     if objective is not None:
         from nabi.inspection.objectives import lines as told
@@ -441,15 +452,15 @@ def inspect(model: str, objective: str | None, seed: int | None, image: str | No
         return
     if seed is not None:
         raise OptionError("--seed goes with --objective", value=seed, fix="give --objective TEXT")
-    if image is not None and out is not None:
-        from nabi.inspection.pictures import look, page
+    if out is not None:
+        from nabi.inspection.galleries import drawn
 
-        seen = look(model, image, plugins=plugins)
-        _write_page(out, page(seen, Path(model).name, Path(image).name))
+        html, facts = drawn(model, images, texts, plugins)
+        _write_page(out, html)
         if as_json:
-            _print_json({"model": model, "image": image, "page": out, **seen.facts()})
+            _print_json({"model": model, "images": images, "page": out, **facts})
         else:
-            click.echo(f"{out} shows what {model} does with {image}.")
+            click.echo(f"{out} shows what {model} does with {', '.join(images)}.")
         return
     from nabi.inspection import inspect_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Iterator
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 
 import nabi
 from nabi import Plan, load
 from nabi.batch import batch_of
+from nabi.cli import cli
 from nabi.errors import DataError, InputError, OptionError
 from nabi.fitting import fit
-from nabi.metrics.ranked import RetrievalScore
+from nabi.metrics.ranked import RetrievalScore, Retrieved
 from nabi.tasks import Cut
 from nabi.training.feed import Feed
 from nabi.training.loop import train
@@ -140,6 +143,42 @@ def test_recall_is_that_of_sorting_by_hand() -> None:
     assert 0 < wanted["recall@1/image_to_text"] < wanted["recall@5/image_to_text"] < 1
     assert figures["recall@5"] == pytest.approx((wanted["recall@5/image_to_text"] + wanted["recall@5/text_to_image"]) / 2)
     assert figures["mean_recall"] == pytest.approx(sum(wanted.values()) / 6)
+
+
+def test_details_are_the_score_row_by_row() -> None:
+    g, own = np.random.default_rng(0), [["one", "uno"], ["two"], ["three", "drei", "tres"], ["two"], ["five"]]
+    score, detail = RetrievalScore(), Retrieved()
+    for names in own:
+        answer = {"image_embedding": g.normal(size=4), "text_embeddings": g.normal(size=(len(names), 4))}
+        score.add(answer, names)
+        detail.add(answer, names)
+    assert {name: float(value[0]) for name, value in detail.figures(np.ones((1, 5))).items()} == score.result()
+    weights = np.array([[2.0, 0.0, 1.0, 0.0, 1.0]])
+    taken = {name: value[0] for name, value in detail.take([0, 0, 2, 4]).figures(np.ones((1, 4))).items()}
+    found = {name: value[0] for name, value in detail.figures(weights).items()}
+    assert found == pytest.approx(taken) and found != pytest.approx(score.result())
+    hits = detail.ranks.images < 1
+    assert found["recall@1/image_to_text"] == pytest.approx(float((weights[0] * hits).sum() / 4))  # queries are drawn, what they are sought among stays
+    verdicts = detail.verdicts()
+    assert verdicts.right is not None and verdicts.right.tolist() == hits.tolist() and verdicts.truth[2] == "three | drei | tres"
+    assert all((found in truth.split(" | ")) == right for truth, found, right in zip(verdicts.truth, verdicts.predicted, verdicts.right, strict=True))
+    assert 0 < hits.sum() < 5 or verdicts.loss.max() > 0
+    (section,) = detail.sections({})
+    assert section.title == "Retrieval" and len(section.blocks[0].rows) == 6  # type: ignore[union-attr]
+
+
+def test_a_report_shows_what_each_image_found(path: Path, tmp_path: Path) -> None:
+    data = tmp_path / "pairs"
+    data.mkdir()
+    for i, example in enumerate(examples()):
+        example["image"].save(data / f"{i}.png")
+    lines = [json.dumps({"image": f"{i}.png", "text": text}) for i, text in enumerate(TEXTS)]
+    (data / "pairs.jsonl").write_text("\n".join(lines))
+    for name, expected in (("report.html", ("Retrieval", "Worst errors", "image to text")), ("second.html", ())):
+        call = ["evaluate", str(path), "--data", str(data / "pairs.jsonl"), "--task", TASK, "--report", str(tmp_path / name)]
+        told = CliRunner().invoke(cli, call)
+        assert told.exit_code == 0, told.output
+        assert all(each in (tmp_path / name).read_text() for each in expected)
 
 
 def test_chance_is_what_random_embeddings_reach() -> None:

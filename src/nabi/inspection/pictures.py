@@ -1,13 +1,13 @@
 """What a model of images sees: the patches, which positions it takes for alike, where its token of the whole image looks; ``nabi inspect MODEL --image FILE``.
 
-The numbers are plain arrays (:func:`look`), and a page draws them. Two more pictures are functions of arrays, for models of images and texts and for models
-that complete images. Unusual: every map is drawn pixel for pixel from its numbers, without smoothing.
+The numbers are plain arrays (:func:`look`), and a page draws them. Pictures of several images are in ``galleries.py``. Unusual: every map is drawn pixel for
+pixel from its numbers, without smoothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +38,6 @@ Floats = NDArray[np.float32]
 WIDE = 640  # CSS pixels of a large picture, about
 SMALL = 56  # of a map in a table
 WHOLE = "whole"  # the part with one token for the whole image, in the families that have one
-GREY = 128  # of what is not there
 
 
 @dataclass(frozen=True)
@@ -109,16 +108,6 @@ def position_similarity(body: Body) -> Floats | None:
     return None
 
 
-def similarity(images: Any, texts: Any, scale: float = 1.0) -> Floats:
-    """(N, W), (M, W) -> (N, M) cosines of images with texts, times ``scale`` (Radford et al. 2021, figure 3)."""
-    a, b = (np.asarray(x, dtype=np.float64) for x in (images, texts))
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise InputError("vectors of images and texts have different lengths", value=f"{a.shape} and {b.shape}", expected="(N, W) and (M, W)")
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
-    found: Floats = (scale * a @ b.T).astype(np.float32)
-    return found
-
-
 def mosaic(pieces: NDArray[Any], gap: int = 1, ground: int = 255) -> Pixels:
     """(R, C, h, w, 3) -> (R * h + (R - 1) * gap, C * w + (C - 1) * gap, 3): pictures in rows, ``gap`` pixels of the grey ``ground`` between them."""
     rows, columns, height, width, channels = pieces.shape
@@ -127,21 +116,6 @@ def mosaic(pieces: NDArray[Any], gap: int = 1, ground: int = 255) -> Pixels:
         for c in range(columns):
             whole[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = pieces[r, c]
     return whole
-
-
-def completions(originals: NDArray[Any], completed: NDArray[Any], kept: int, gap: int = 2) -> Pixels:
-    """A row an image: the original, what the model was given, what it made of it (Chen et al. 2020, figure 1).
-
-    Args:
-        originals: (N, H, W, C) uint8.
-        completed: (N, K, H, W, C) uint8, several completions of each.
-        kept: rows of pixels from the top that the model was given; the others are drawn grey.
-        gap: pixels between two pictures.
-    """
-    given = originals.copy()
-    given[:, kept:] = GREY
-    pieces = np.concatenate([originals[:, None], given[:, None], completed], axis=1)
-    return mosaic(pieces if pieces.shape[-1] == 3 else pieces.repeat(3, axis=-1), gap)
 
 
 def patch_grid(pixels: Pixels, side: int, times: int = 1) -> Pixels:
@@ -155,37 +129,26 @@ def patch_grid(pixels: Pixels, side: int, times: int = 1) -> Pixels:
 # ---- the page ------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def page(found: Inside, model: str, image: str) -> str:
+def page(found: Inside, model: str, image: str, more: Iterable[Section] = ()) -> str:
     """The page about one image, self-contained: no script, nothing from outside.
 
     Args:
         found: what was seen.
         model, image: names for its head.
+        more: what else it shows, at the end.
     """
     rows, columns = found.grid
     times = max(1, WIDE // max(found.pixels.shape[:2]))
     told = f"{found.pixels.shape[0]} x {found.pixels.shape[1]} pixels, {rows} x {columns} patches of {found.side} x {found.side}."
     grid = patch_grid(found.pixels, found.side, times) if found.side > 1 else scaled(_colours(found.pixels), times)
-    sections = [Section("The image as the model reads it", [told, _large(grid, "the image, cut into patches", "Patches")])]
+    sections = [Section("The image as the model reads it", [told, large(grid, "the image, cut into patches", "Patches")])]
     tiles = [("patches", rows * columns, "")]
     if found.attention is not None:
         sections.append(_attended(found))
         tiles += [("layers", found.attention.shape[0], ""), ("heads", found.attention.shape[1], "in each layer")]
     if found.positions is not None:
         sections.append(_positions(found.positions))
-    return render(f"Inside {model}", f"reading {image}", tiles, sections)
-
-
-def similarity_section(values: Floats, texts: Sequence[str], images: Sequence[Cell]) -> Section:
-    """A table of images by texts, each row's largest value told.
-
-    Args:
-        values: (N, M) as of :func:`similarity`.
-        texts: M of them.
-        images: N, each a picture or a name.
-    """
-    rows: list[tuple[Cell, ...]] = [(image, *map(float, each), texts[int(each.argmax())]) for image, each in zip(images, values, strict=True)]
-    return Section("Images and texts", [Table(("image", *texts, "nearest text"), rows, "Cosine of the vector of each image with that of each text.")])
+    return render(f"Inside {model}", f"reading {image}", tiles, [*sections, *more])
 
 
 def _attended(found: Inside) -> Section:
@@ -211,7 +174,7 @@ def _positions(values: Floats) -> Section:
         "after figure 7 of Dosovitskiy et al. 2020. The brightest pixel of a map is the patch itself."
     )
     name = f"{side} x {side} maps of {side} x {side} cosines"
-    return Section("Position embeddings", [told, _large(scaled(drawn, max(1, WIDE // len(drawn))), name, "Similarity of positions")])
+    return Section("Position embeddings", [told, large(scaled(drawn, max(1, WIDE // len(drawn))), name, "Similarity of positions")])
 
 
 def _map(values: Floats, name: str) -> Picture:
@@ -221,7 +184,8 @@ def _map(values: Floats, name: str) -> Picture:
     return Picture(png(coloured(values, 0.0, most)), f"{name}, at most {most:.4f}", max(1, round(wide * times)), max(1, round(tall * times)))
 
 
-def _large(pixels: Pixels, name: str, caption: str) -> Picture:
+def large(pixels: Pixels, name: str, caption: str) -> Picture:
+    """A picture of its own, at one CSS pixel a pixel."""
     return Picture(png(pixels), name, pixels.shape[1], pixels.shape[0], caption)
 
 

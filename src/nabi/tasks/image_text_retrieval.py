@@ -22,7 +22,7 @@ from nabi.data.augmenting import Augmentation
 from nabi.errors import DataError, InputError
 from nabi.inputs import Inputs
 from nabi.metrics.detail import Array
-from nabi.metrics.ranked import RetrievalScore
+from nabi.metrics.ranked import RetrievalScore, Retrieved
 from nabi.tasks import Example, Score, Task, Use
 from nabi.tasks._pairing import ImageText, PairingOptions
 
@@ -79,6 +79,9 @@ class ImageTextRetrieval(ImageText):
 
     def score(self) -> Score:
         return RetrievalScore()
+
+    def detail(self, options: PairingOptions) -> Retrieved:
+        return Retrieved()
 
     def golden_examples(self) -> list[Example]:
         texts = [example["text"] for example in Task.golden_examples(self)[:2]]
