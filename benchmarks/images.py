@@ -1,11 +1,12 @@
 """Images a second of nabi's pipeline beside the incumbent's, image classification over JPEG files on disk, and nabi's memory over a TAR of many.
 
 The incumbent's side is as its documentation says: ``pipeline("image-classification", model=..., image_processor=...)`` over the list of paths, with the
-processor given as an object (the one that needs no torchvision), and over a generator of them; its best batch size counts. Both compute in float32 with the
-same weights, drawn at random, and must give the same scores. Each side runs in a process of its own, the sides in turn, after a warm-up that is not counted;
-memory is the process's peak. The photos are synthetic: smooth colours and some noise, 500 x 375, about 45 kB each.
+processor given as an object (the one that needs no torchvision), and over a generator of them; its best batch size counts. Both compute with the same
+weights, drawn at random: in float32, where they must give the same scores, and with --bf16 in bfloat16 too, beside the largest difference of a score from
+float32. Each side runs in a process of its own, the sides in turn, after a warm-up that is not counted; memory is the process's peak. The photos are synthetic:
+smooth colours and some noise, 500 x 375, about 45 kB each.
 
-    python benchmarks/images.py [--sizes base small] [--images 64] [--rounds 3] [--tar 1000 10000]
+    python benchmarks/images.py [--sizes base small] [--images 64] [--rounds 3] [--bf16] [--tar 1000 10000]
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import json, sys, time
 from pathlib import Path
 from nabi import pipeline
 from nabi.memory import peak
-pipe = pipeline("image-classification", sys.argv[1])
+pipe = pipeline("image-classification", sys.argv[1], precision=sys.argv[3])
 paths = sorted(map(str, Path(sys.argv[2]).glob("*.jpg")))
 pipe(paths[:8])
 began = time.perf_counter()
@@ -49,7 +50,7 @@ from transformers import pipeline
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from nabi.memory import peak
 processor = ViTImageProcessorPil.from_pretrained(sys.argv[1])
-pipe = pipeline("image-classification", model=sys.argv[1], image_processor=processor, device="cpu", dtype=torch.float32)
+pipe = pipeline("image-classification", model=sys.argv[1], image_processor=processor, device="cpu", dtype=getattr(torch, sys.argv[5]))
 paths = sorted(map(str, Path(sys.argv[2]).glob("*.jpg")))
 pipe(paths[:8], batch_size=int(sys.argv[3]))
 began = time.perf_counter()
@@ -107,28 +108,31 @@ def measured(code: str, *args: Any) -> list[Any]:
     return list(json.loads(last)) if last.startswith("[") else last.split()
 
 
-def beside(size: str, images: int, rounds: int, where: Path) -> None:
-    """One table: images a second of both sides, their ratio, memory, the largest difference of a score."""
+def beside(size: str, images: int, rounds: int, precisions: dict[str, str], where: Path) -> None:
+    """One table: images a second of both sides, their ratio at each precision, memory, the largest difference of a score from the incumbent's float32."""
     model, photos = folder(size, where), where / "photos"
     photos.mkdir(exist_ok=True)
     for i in range(len(list(photos.iterdir())), images):
         (photos / f"{i:05}.jpg").write_bytes(photo(i))
     ways = [(batch, form) for batch in (1, 8) for form in ("list", "generator")]
-    sides: dict[str, list[list[Any]]] = {"nabi": [], **{f"incumbent, batch {b}, {form}": [] for b, form in ways}}
+    sides: dict[tuple[str, str], list[list[Any]]] = {}
     for _ in range(rounds):
-        sides["nabi"].append(measured(NABI, model, photos))
-        for batch, form in ways:
-            sides[f"incumbent, batch {batch}, {form}"].append(measured(PEER, model, photos, batch, form))
+        for precision, dtype in precisions.items():
+            sides.setdefault((precision, "nabi"), []).append(measured(NABI, model, photos, precision))
+            for batch, form in ways:
+                sides.setdefault((precision, f"incumbent, batch {batch}, {form}"), []).append(measured(PEER, model, photos, batch, form, dtype))
     count = len(list(photos.iterdir()))
     rates = {name: statistics.median(count / each[0] for each in runs) for name, runs in sides.items()}
-    best = max(rate for name, rate in rates.items() if name != "nabi")
+    exact = sides["fp32", f"incumbent, batch 1, {ways[0][1]}"][0][2]
     print(f"\n{size}: {count} photos, {rounds} rounds, medians")
     for name, runs in sides.items():
         peak = statistics.median(each[1] for each in runs)
-        print(f"  {name:<32} {rates[name]:8.2f} images/s   {peak / 1e6:7.0f} MB")
-    pairs = zip(sides["nabi"][0][2], sides[f"incumbent, batch 1, {ways[0][1]}"][0][2], strict=True)
-    gap = max(abs(a[1] - b[1]) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
-    print(f"  nabi / the incumbent's best: {rates['nabi'] / best:.2f}   largest difference of a score: {gap:.1e}")
+        gap = max(abs(a[1] - b[1]) for ours, theirs in zip(runs[0][2], exact, strict=True) for a, b in zip(ours, theirs, strict=True))
+        print(f"  {name[0]:<5} {name[1]:<32} {rates[name]:8.2f} images/s   {peak / 1e6:7.0f} MB   largest difference of a score {gap:.1e}")
+    best = {precision: max(rate for (each, side), rate in rates.items() if each == precision and side != "nabi") for precision in precisions}
+    for ours in precisions:
+        ratios = ", ".join(f"{rates[ours, 'nabi'] / rate:.2f} of the incumbent's best in {theirs}" for theirs, rate in best.items())
+        print(f"  nabi in {ours}: {ratios}")
 
 
 def streamed(counts: list[int], where: Path) -> None:
@@ -152,12 +156,14 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="both sides in bfloat16 too")
     parser.add_argument("--tar", type=int, nargs="*", default=[1000, 10_000])
     given = parser.parse_args()
     print(machine())
+    precisions = {"fp32": "float32", **({"bf16": "bfloat16"} if given.bf16 else {})}
     with tempfile.TemporaryDirectory() as temporary:
         for size in given.sizes:
-            beside(size, given.images, given.rounds, Path(temporary))
+            beside(size, given.images, given.rounds, precisions, Path(temporary))
         if given.tar:
             print("\nnabi's memory")
             streamed(given.tar, Path(temporary))
