@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nabi.data import read_table
+from nabi.data.images import pixels_of
 from nabi.data.members import members_beside, open_members
 from nabi.errors import DataError
 from nabi.inspection import check_data
@@ -124,6 +125,13 @@ def test_every_set_is_in_the_table_or_is_said_to_be_none() -> None:
     assert FOLDER, "set NABI_DATA to the folder of the sets"
     assert {p.name for p in Path(FOLDER).iterdir() if p.is_dir()} == {*SETS, *OTHERS}
     assert {name.partition("/")[0] for name in TABLES} == {*SETS}
-    for name in ("sroie_receipts/train_images.tar", "speech_samples/jfk.flac"):
-        with pytest.raises(DataError, match="unknown file ending"):
-            read_table(Path(FOLDER) / name)
+    with pytest.raises(DataError, match="unknown file ending"):
+        read_table(Path(FOLDER) / "speech_samples/jfk.flac")
+
+
+def test_an_archive_of_pictures_is_a_table_by_itself() -> None:
+    assert FOLDER, "set NABI_DATA to the folder of the sets"
+    table = read_table(Path(FOLDER) / "sroie_receipts/train_images.tar")
+    pictures = members_beside(Path(FOLDER) / "sroie_receipts/train.jsonl.gz")
+    assert len(table) == len(pictures) and "image" in table.columns
+    assert {data[:3] for data in pictures.values()} == {b"\xff\xd8\xff"} and pixels_of(table[0]["image"], "a receipt").ndim == 3

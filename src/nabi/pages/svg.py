@@ -81,7 +81,7 @@ class Frame:
         axes.append(filled('<path class="axis" d="M{} {}V{}H{}"/>', LEFT, TOP, bottom, right))
         axes.append(filled('<text class="name" x="{}" y="{}" text-anchor="middle">{}</text>', (LEFT + right) / 2, self.height - 6, self.names[0]))
         middle = (TOP + bottom) / 2
-        axes.append(filled('<text class="name" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>', middle, self.names[1]))
+        axes.append(filled('<text class="name" transform="translate(15 {}) rotate(-90)" text-anchor="middle">{}</text>', middle, self.names[1]))
         head = filled('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">', WIDTH, self.height, self.title)
         return head + "".join([*axes, *self.parts]) + "</svg>"
 
