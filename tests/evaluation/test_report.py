@@ -20,7 +20,9 @@ from nabi.evaluation.curve import Curve
 from nabi.evaluation.findings import Findings
 from nabi.evaluation.report import evaluation_report, run_report
 from nabi.model import Model
-from nabi.pages.page import cut, number, write
+from nabi.pages import svg
+from nabi.pages.page import cut, number, render, write
+from nabi.pages.sections import Lines, Section
 from nabi.training.progress import Progress
 from nabi.training.runs import RunFolder
 from training.small import SIZE, model, rows, vocabulary
@@ -220,3 +222,15 @@ def test_a_page_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> Non
 def test_words() -> None:
     assert [number(x) for x in (None, 3, 12345, 0.5, -1e-9, 123456.78, float("nan"))] == ["", "3", "12,345", "0.5000", "0.0000", "123,456.8", "nan"]
     assert cut("short") == "short" and cut("y" * 999, 10) == "y" * 10 + " … (999 characters)"
+
+
+def test_each_of_four_curves_has_a_colour_a_dash_and_a_marker_of_its_own() -> None:
+    chart = Lines("t", "x", "y", {name: [(0.0, i), (1.0, i + 1.0)] for i, name in enumerate("abcde")})
+    html = render("t", "", [], [Section("s", [chart])])
+    drawn = re.findall(r'<(circle|rect|path) class="mark (open )?s(\d)"', html.partition("<p class=\"legend\">")[0])
+    assert list(dict.fromkeys(number for _, _, number in drawn)) == [str(i) for i in range(svg.SERIES)] and len(set(drawn)) == svg.SERIES
+    style = html.partition("</style>")[0]
+    for i in range(svg.SERIES):
+        assert len(re.findall(rf"--s{i}: #", style)) == 3, "light, dark, print"
+        assert re.search(rf"[.]s{i} {{ --c: var[(]--s{i}[)]", style)
+    assert len({re.search(rf"[.]line[.]s{i}[^{{]*{{ stroke-dasharray: ([\d ]+)", style)[1] for i in range(1, svg.SERIES)}) == svg.SERIES - 1  # type: ignore[index]

@@ -6,6 +6,7 @@ Colours are the page's CSS variables, so one drawing serves light and dark; seri
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ WIDTH, HEIGHT = 460, 260
 SQUARE = 440  # height of a chart whose axes are the same
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 44
 SHADES = 8  # of a matrix without numbers
+SERIES = 4  # that page.html has colours and dashes for; a fifth looks like the first
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -91,7 +93,7 @@ def lines(chart: Lines) -> str:
     points = [p for series in chart.series.values() for p in series]
     low, high = _range([x for x, _ in points])
     frame = Frame(chart.title, chart.x, chart.y, (min(0.0, low), high), _rounded(_range([y for _, y in points])))
-    for number, (name, series) in enumerate(chart.series.items()):
+    for number, (name, series) in zip(itertools.cycle(range(SERIES)), chart.series.items()):
         path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in series)
         thin = name in chart.thin
         frame.add('<polyline class="line s{} {}" points="{}"/>', number, "thin" if thin else "", path)
@@ -108,7 +110,7 @@ def scatter(chart: Scatter) -> str:
     frame.add('<line class="diagonal" x1="{}" y1="{}" x2="{}" y2="{}"/>', *(f(v) for v in frame.across for f in (frame.x, frame.y)))
     weights = [w for series in chart.series.values() for _, _, w in series]
     even = not weights or min(weights) == max(weights)
-    for number, series in enumerate(chart.series.values()):
+    for number, series in zip(itertools.cycle(range(SERIES)), chart.series.values()):
         if not even:
             frame.add('<polyline class="line s{}" points="{}"/>', number, " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y, _ in series))
         for x, y, weight in series:
@@ -142,16 +144,18 @@ def shaded(matrix: Matrix) -> str:
 
 
 def marker(series: int, x: float, y: float, size: float) -> str:
-    """A filled circle, an open square, an open triangle: another shape for each series."""
+    """A filled circle, an open square, an open triangle, a filled diamond: another shape for each series."""
     size = round(size, 1)
-    if series % 3 == 0:
+    if series == 0:
         return filled('<circle class="mark s{}" cx="{}" cy="{}" r="{}"/>', series, x, y, size)
-    if series % 3 == 1:
+    if series == 1:
         return filled('<rect class="mark open s{}" x="{}" y="{}" width="{}" height="{}"/>',
             series, round(x - size, 1), round(y - size, 1), round(2 * size, 1), round(2 * size, 1)
         )
-    d = f"M{x} {round(y - size, 1)}L{round(x + size, 1)} {round(y + size, 1)}H{round(x - size, 1)}Z"
-    return filled('<path class="mark open s{}" d="{}"/>', series, d)
+    left, right, top, bottom = (round(value, 1) for value in (x - size, x + size, y - size, y + size))
+    if series == 2:
+        return filled('<path class="mark open s{}" d="{}"/>', series, f"M{x} {top}L{right} {bottom}H{left}Z")
+    return filled('<path class="mark s{}" d="{}"/>', series, f"M{x} {top}L{right} {y}L{x} {bottom}L{left} {y}Z")
 
 
 def legend(names: Sequence[str], thin: Sequence[str] = ()) -> str:
@@ -159,7 +163,7 @@ def legend(names: Sequence[str], thin: Sequence[str] = ()) -> str:
     if len(names) < 2:
         return ""
     items = []
-    for number, name in enumerate(names):
+    for number, name in zip(itertools.cycle(range(SERIES)), names):
         line = filled('<line class="line s{} {}" x1="0" x2="26" y1="7" y2="7"/>', number, "thin" if name in thin else "")
         mark = "" if name in thin else marker(number, 13, 7, 3.2)
         drawing = f'<svg viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{line}{mark}</svg>'
