@@ -189,7 +189,7 @@ class Model(nn.Module):
             return example, self.encode(example, options, use, name) if rows is None else [replace(row) for row in rows[number]]
 
         seen = rows is None and self.inputs.pictures is not None
-        found = ahead(read, enumerate(examples), AHEAD) if seen else map(read, enumerate(examples))
+        found = ahead(read, enumerate(examples), AHEAD, meanwhile=self.device.type != "cpu") if seen else map(read, enumerate(examples))
         chunk: list[Example] = []
         encoded: list[list[Row]] = []
         held = 0

@@ -18,6 +18,8 @@ from nabi.data.images import pixels_of
 from nabi.errors import InputError
 from nabi.tasks.image_classification import ImageClassificationSettings
 
+BOTH = pytest.mark.parametrize("meanwhile", [True, False])
+
 
 def slow(n: int) -> int:
     time.sleep(0.01 * (n % 3))
@@ -26,12 +28,14 @@ def slow(n: int) -> int:
     return n * n
 
 
-def test_results_come_in_the_order_of_the_items() -> None:
-    assert list(ahead(slow, range(7), 4)) == [n * n for n in range(7)]
-    assert list(ahead(slow, [], 4)) == []
+@BOTH
+def test_results_come_in_the_order_of_the_items(meanwhile: bool) -> None:
+    assert list(ahead(slow, range(7), 4, meanwhile=meanwhile)) == [n * n for n in range(7)]
+    assert list(ahead(slow, [], 4, meanwhile=meanwhile)) == []
 
 
-def test_items_are_read_in_other_threads_and_never_too_many() -> None:
+@BOTH
+def test_items_are_read_in_other_threads_and_never_too_many(meanwhile: bool) -> None:
     taken, seen, most = 0, set(), 0
 
     def items() -> Iterator[int]:
@@ -44,34 +48,54 @@ def test_items_are_read_in_other_threads_and_never_too_many() -> None:
         seen.add(threading.get_ident())
         return n
 
-    for given, _ in enumerate(ahead(read, items(), 5), 1):
+    for given, _ in enumerate(ahead(read, items(), 5, meanwhile=meanwhile), 1):
         most = max(most, taken - given)
     assert most == 4 and threading.get_ident() not in seen
 
 
-def test_an_error_comes_after_what_lies_before_it() -> None:
+@BOTH
+def test_nothing_is_read_while_a_caller_on_the_same_cores_computes(meanwhile: bool) -> None:
+    begun: list[int] = []
+
+    def read(n: int) -> int:
+        begun.append(n)
+        time.sleep(0.002)
+        return n
+
+    more = 0
+    for _ in ahead(read, range(40), 8, meanwhile=meanwhile):
+        before = len(begun)
+        time.sleep(0.005)
+        more += len(begun) - before
+    assert (more > 0) == meanwhile and sorted(begun) == list(range(40))
+
+
+@BOTH
+def test_an_error_comes_after_what_lies_before_it(meanwhile: bool) -> None:
     got: list[int] = []
     with pytest.raises(ValueError, match="7"):
-        got.extend(ahead(slow, range(30), 4))
+        got.extend(ahead(slow, range(30), 4, meanwhile=meanwhile))
     assert got == [n * n for n in range(7)]
 
 
-def test_an_error_of_the_source_waits_for_those_before_it() -> None:
+@BOTH
+def test_an_error_of_the_source_waits_for_those_before_it(meanwhile: bool) -> None:
     def items() -> Iterator[int]:
         yield from range(3)
         raise KeyError("source")
 
     got: list[int] = []
     with pytest.raises(KeyError):
-        got.extend(ahead(slow, items(), 64))
+        got.extend(ahead(slow, items(), 64, meanwhile=meanwhile))
     assert got == [0, 1, 4]
     with pytest.raises(ValueError, match="7"):
-        list(ahead(slow, (n if n < 9 else 1 // 0 for n in range(5, 20)), 64))
+        list(ahead(slow, (n if n < 9 else 1 // 0 for n in range(5, 20)), 64, meanwhile=meanwhile))
 
 
-def test_who_stops_early_leaves_no_thread() -> None:
+@BOTH
+def test_who_stops_early_leaves_no_thread(meanwhile: bool) -> None:
     before = threading.active_count()
-    for _ in ahead(slow, range(7), 3):
+    for _ in ahead(slow, range(7), 3, meanwhile=meanwhile):
         break
     assert threading.active_count() == before
 
@@ -95,7 +119,7 @@ def test_threads_leave_the_filters_of_warnings_as_they_were() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         before = list(warnings.filters)
-        list(ahead(lambda n: pixels_of(file.getvalue(), "x"), range(200), 8))
+        list(ahead(lambda n: pixels_of(file.getvalue(), "x"), range(200), 8, meanwhile=True))
         assert warnings.filters == before
         with pytest.raises(UserWarning, match="Palette"):
             Image.open(io.BytesIO(file.getvalue())).convert("RGB")
