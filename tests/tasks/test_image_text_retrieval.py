@@ -162,7 +162,7 @@ def test_details_are_the_score_row_by_row() -> None:
     verdicts = detail.verdicts()
     assert verdicts.right is not None and verdicts.right.tolist() == hits.tolist() and verdicts.truth[2] == "three | drei | tres"
     assert all((found in truth.split(" | ")) == right for truth, found, right in zip(verdicts.truth, verdicts.predicted, verdicts.right, strict=True))
-    assert 0 < hits.sum() < 5 or verdicts.loss.max() > 0
+    assert 0 < hits.sum() < 5 and (verdicts.loss > 0).tolist() == (~hits).tolist()
     (section,) = detail.sections({})
     assert section.title == "Retrieval" and len(section.blocks[0].rows) == 6  # type: ignore[union-attr]
 
@@ -174,11 +174,10 @@ def test_a_report_shows_what_each_image_found(path: Path, tmp_path: Path) -> Non
         example["image"].save(data / f"{i}.png")
     lines = [json.dumps({"image": f"{i}.png", "text": text}) for i, text in enumerate(TEXTS)]
     (data / "pairs.jsonl").write_text("\n".join(lines))
-    for name, expected in (("report.html", ("Retrieval", "Worst errors", "image to text")), ("second.html", ())):
-        call = ["evaluate", str(path), "--data", str(data / "pairs.jsonl"), "--task", TASK, "--report", str(tmp_path / name)]
-        told = CliRunner().invoke(cli, call)
-        assert told.exit_code == 0, told.output
-        assert all(each in (tmp_path / name).read_text() for each in expected)
+    told = CliRunner().invoke(cli, ["evaluate", str(path), "--data", str(data / "pairs.jsonl"), "--task", TASK, "--report", str(tmp_path / "report.html")])
+    assert told.exit_code == 0, told.output
+    html = (tmp_path / "report.html").read_text()
+    assert all(each in html for each in ("Retrieval", "Worst errors", "image to text", "data:image/"))
 
 
 def test_chance_is_what_random_embeddings_reach() -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import html
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from nabi.pages.sections import Bars, Lines, Matrix, Scatter
 
+T = TypeVar("T")
 WIDTH, HEIGHT = 460, 260
 SQUARE = 440  # height of a chart whose axes are the same
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 44
@@ -93,7 +94,7 @@ def lines(chart: Lines) -> str:
     points = [p for series in chart.series.values() for p in series]
     low, high = _range([x for x, _ in points])
     frame = Frame(chart.title, chart.x, chart.y, (min(0.0, low), high), _rounded(_range([y for _, y in points])))
-    for number, (name, series) in zip(itertools.cycle(range(SERIES)), chart.series.items()):
+    for number, (name, series) in _numbered(chart.series.items()):
         path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in series)
         thin = name in chart.thin
         frame.add('<polyline class="line s{} {}" points="{}"/>', number, "thin" if thin else "", path)
@@ -110,7 +111,7 @@ def scatter(chart: Scatter) -> str:
     frame.add('<line class="diagonal" x1="{}" y1="{}" x2="{}" y2="{}"/>', *(f(v) for v in frame.across for f in (frame.x, frame.y)))
     weights = [w for series in chart.series.values() for _, _, w in series]
     even = not weights or min(weights) == max(weights)
-    for number, series in zip(itertools.cycle(range(SERIES)), chart.series.values()):
+    for number, series in _numbered(chart.series.values()):
         if not even:
             frame.add('<polyline class="line s{}" points="{}"/>', number, " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y, _ in series))
         for x, y, weight in series:
@@ -163,12 +164,17 @@ def legend(names: Sequence[str], thin: Sequence[str] = ()) -> str:
     if len(names) < 2:
         return ""
     items = []
-    for number, name in zip(itertools.cycle(range(SERIES)), names):
+    for number, name in _numbered(names):
         line = filled('<line class="line s{} {}" x1="0" x2="26" y1="7" y2="7"/>', number, "thin" if name in thin else "")
         mark = "" if name in thin else marker(number, 13, 7, 3.2)
         drawing = f'<svg viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{line}{mark}</svg>'
         items.append(f"<span>{drawing} {html.escape(name)}</span>")
     return f'<p class="legend">{" ".join(items)}</p>'
+
+
+def _numbered(series: Iterable[T]) -> Iterator[tuple[int, T]]:
+    """Each series with the number of its look."""
+    return zip(itertools.cycle(range(SERIES)), series)
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
