@@ -335,7 +335,13 @@ class Model(nn.Module):
                 shared[id(module)] = module.prepared(precision)
         made = copy.deepcopy(self, shared).eval()
         made._source, made._known = (self,), {}
+        for module in made.modules():
+            vars(module).pop("forward", None)  # of training, such as one that computes again what it did not keep: it would call this model's layers
         return made
+
+    def reader(self) -> Model:
+        """What to read many rows with in this model's own precision: a packed copy on a CPU; itself elsewhere, or if it is a copy already."""
+        return self if self._source or self.device.type != "cpu" else self.prepare()
 
     def golden(self) -> list[dict[str, Any]]:
         """A few examples with this model's readings, saved with it so that a damaged or wrongly read checkpoint shows itself."""

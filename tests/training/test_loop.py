@@ -217,6 +217,25 @@ def test_the_callers_generator_has_no_part_in_it(tokenizer: Path) -> None:
     assert same(*ends)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_reads_on_the_way_is_a_packed_copy_without_dropout(recompute: bool, tokenizer: Path) -> None:
+    """While layers are computed again in the backward pass, a copy must not call those of the model that is training."""
+    built = model(tokenizer, dropout=0.5)
+    plan = dataclasses.replace(PLAN, steps=1, recompute=recompute)
+    encoded = [built.encode(row, built.options(), "predict", "") for row in rows(12)]
+    given = [row for of_one in encoded for row in of_one]
+    for step in train(built, feed(built, rows(40), plan), plan):
+        assert step.number == 1
+        reader = built.train().reader()
+        assert reader is not built and reader.reader() is reader and reader.original is built
+        plain, packed = (torch.tensor([list(x) for x in m.readings(given, built.options())]) for m in (built, reader))
+        assert not plain.equal(packed) and float((plain - packed).abs().max()) < 1e-5  # other bits, since the products are packed
+        assert built.training and not reader.training
+        with torch.no_grad():  # the control: dropout of one half is far more than rounding
+            loud = dict(built.task.read(built.run(), built.pack(given), built.options()))
+        assert float((torch.tensor([list(loud[i]) for i in range(len(given))]) - plain).abs().max()) > 1e-2
+
+
 def test_closing_early_thaws_what_was_frozen(tokenizer: Path) -> None:
     built, plan = model(tokenizer), dataclasses.replace(PLAN, unfreeze=1)
     built.body.embeddings.positions.weight.requires_grad_(False)

@@ -96,7 +96,7 @@ def evaluate(
     detail = model.task.detail(given) if keep and isinstance(model.task, Detailed) else None
     share = range(ranks.rank * len(table) // ranks.world, (ranks.rank + 1) * len(table) // ranks.world)
     mine = slice(share.start, share.stop)
-    answers = model.answers(table[mine], given, tokens=tokens, where=where[mine], use="evaluate", rows=None if rows is None else rows[mine])
+    answers = model.reader().answers(table[mine], given, tokens=tokens, where=where[mine], use="evaluate", rows=None if rows is None else rows[mine])
     if ranks.world > 1:
         answers = chain.from_iterable(ranks.all(list(answers)))
     for answer, truth in zip(answers, truths, strict=True):
