@@ -117,8 +117,9 @@ def load_body(
     """
     _add(plugins)
     found = Folder(resolve(model, revision))
+    tensors = {n.removeprefix("body."): x for n, x in found.tensors(()).items() if n.startswith("body.")}
     body = found.body(())
-    place(body, {n.removeprefix("body."): x for n, x in found.tensors(()).items() if n.startswith("body.")}, dtype=torch.float32, device=device)
+    place(body, tensors, dtype=torch.float32, device=device)
     freeze_statistics(body)
     return body.eval()
 

@@ -189,7 +189,13 @@ class Folder:
         return self._outlines[tuple(kinds)]
 
     def body(self, kinds: Sequence[str]) -> Body:
-        """The config's body for these heads, without weights; refused if it asks for more than the files' tensors can fill."""
+        """The config's body for these heads, without weights, for the caller to fill: the outline if there is one, else built.
+
+        Raises:
+            CheckpointError: it asks for more than the files' tensors can fill.
+        """
+        if (outline := self._outlines.pop(tuple(kinds), None)) is not None:
+            return outline
         where = str(self.path / "config.json")
         try:
             with torch.device("meta"), filled_by(len(self.files), where):

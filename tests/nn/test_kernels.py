@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nabi.errors import OptionError
 from nabi.layout import Layout
-from nabi.nn import attention, dropout, kernels
+from nabi.nn import attention, dropout, kernels, opaque
 from nabi.nn.attention import attend
 from nabi.nn.kernels import KERNELS, Call, DistanceBias, Pattern, choose, explain_kernels
 
@@ -115,7 +115,7 @@ def by_kernel(name):
 
 def by_operator(q, k, v, at, of, pattern, p=0.0):
     marks = at.leading if at.leading is not None else of.leading
-    code = attention._encoded(pattern)
+    code = opaque.encoded(pattern)
     return None if p else torch.ops.nabi.attend(q, k, v, at.sizes, at.start, of.sizes, of.begin, of.start, marks, code, None)
 
 
@@ -519,11 +519,11 @@ def test_a_bias_is_added_to_the_scores():
 def test_the_operator_passes_torchs_own_check():
     at = layout([3, 5])
     qkv = tensors(at, at, dtype=torch.float32, grad=True)
-    code = attention._encoded(Pattern(causal=True, window=2))
+    code = opaque.encoded(Pattern(causal=True, window=2))
     args = (*qkv, at.sizes, None, at.sizes, None, None, None, code, None)
     torch.library.opcheck(torch.ops.nabi.attend.default, args)
     for pattern in PATTERNS:
-        assert attention._decoded(attention._encoded(pattern)) == pattern
+        assert opaque._decoded(opaque.encoded(pattern)) == pattern
 
 
 def test_impossible_patterns_are_refused():

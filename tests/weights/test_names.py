@@ -284,3 +284,24 @@ def test_large_tensors_are_stacked_as_small_ones(dtype: torch.dtype) -> None:
     assert not torch.equal(joined, torch.cat([parts["k"], parts["q"], parts["v"]]))  # control
     joined[0] = 0
     assert parts["q"][0].any()  # a copy
+
+
+def test_what_is_read_by_others_is_waited_for() -> None:
+    class Later(dict[str, torch.Tensor]):
+        """Joins into memory that is filled when it is waited for."""
+
+        made: torch.Tensor | None = None
+
+        def joined(self, names: Sequence[str]) -> torch.Tensor:
+            self.made = torch.zeros(6, 3)
+            return self.made
+
+        def filled(self) -> None:
+            if self.made is not None:
+                self.made.fill_(7)
+
+    state = Later({f"{name}.weight": torch.ones(2, 3) for name in ("q", "k", "v")})
+    table = NameTable([stacked(("q", "k", "v"), "qkv")])
+    assert table.load(state).tensors["qkv.weight"].eq(7).all()
+    state["q"] = torch.ones(2)  # of no entry
+    assert table.load(state).unknown == ("q",)

@@ -50,8 +50,10 @@ def attend(
     if torch.compiler.is_compiling():
         if dropout or bias is not None:
             raise OptionError("attention dropout and position biases can't be compiled", value=dropout, fix="set attention_dropout=0")
+        from nabi.nn import opaque  # not above: registering operators takes as long as reading a small model, and only a compiler needs them
+
         marks = at.leading if at.leading is not None else of.leading
-        out: Tensor = torch.ops.nabi.attend(q, k, v, at.sizes, at.start, of.sizes, of.begin, of.start, marks, _encoded(pattern), scale)
+        out: Tensor = torch.ops.nabi.attend(q, k, v, at.sizes, at.start, of.sizes, of.begin, of.start, marks, opaque.encoded(pattern), scale)
         return out
     if len(at) != len(of):
         raise OptionError("queries and keys have different numbers of rows", value=(len(at), len(of)))
@@ -74,102 +76,6 @@ def _plan(at: Layout, of: Layout, pattern: Pattern, biased: Biased, dropout: flo
         kernel = kernels.choose(call)
         found = at.plans[key] = (kernel, call, kernel.prepare(call, device))  # the call keeps ``of`` alive, so its id stays its own
     return found
-
-
-def _encoded(p: Pattern) -> list[int]:
-    return [int(p.causal), p.window or 0, p.dilation, p.block or 0, int(p.leading), p.random_blocks, p.seed]
-
-
-def _decoded(code: list[int]) -> Pattern:
-    causal, window, dilation, block, leading, random_blocks, seed = code
-    return Pattern(bool(causal), window or None, dilation, block or None, bool(leading), random_blocks, seed)
-
-
-# ---- the same as one operator that the compiler does not look into -------------------------------------------------------------------------------
-
-
-def _call(
-    at_sizes: Tensor,
-    at_start: Tensor | None,
-    of_sizes: Tensor,
-    of_begin: Tensor | None,
-    of_start: Tensor | None,
-    leading: Tensor | None,
-    pattern: list[int],
-    device: torch.device,
-) -> Call:
-    at = Layout.of(at_sizes.tolist(), start=at_start, leading=leading, device=device)
-    if of_begin is not None:
-        of = Layout.slots(of_sizes.tolist(), of_begin.tolist(), start=of_start)
-    elif at_start is None and of_start is None and torch.equal(at_sizes, of_sizes):
-        of = at
-    else:
-        of = Layout.of(of_sizes.tolist(), start=of_start, device=device)
-    return Call(at, of, _decoded(pattern))
-
-
-def _attend_plain(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    at_sizes: Tensor,
-    at_start: Tensor | None,
-    of_sizes: Tensor,
-    of_begin: Tensor | None,
-    of_start: Tensor | None,
-    leading: Tensor | None,
-    pattern: list[int],
-    scale: float | None,
-) -> Tensor:
-    call = _call(at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, q.device)
-    kernel = kernels.choose(call)
-    return kernel.run(q, k, v, call, kernel.prepare(call, q.device), scale, None).contiguous()
-
-
-_attend_op = torch.library.custom_op("nabi::attend", _attend_plain, mutates_args=())
-
-
-@_attend_op.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
-    return q.new_empty(*q.shape[:2], v.shape[2])
-
-
-@torch.library.custom_op("nabi::attend_backward", mutates_args=())
-def _attend_backward_op(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    at_sizes: Tensor,
-    at_start: Tensor | None,
-    of_sizes: Tensor,
-    of_begin: Tensor | None,
-    of_start: Tensor | None,
-    leading: Tensor | None,
-    pattern: list[int],
-    scale: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    call = _call(at_sizes, at_start, of_sizes, of_begin, of_start, leading, pattern, q.device)
-    to_q, to_k, to_v = kernels.gradients(grad, q, k, v, call, scale)
-    return to_q.contiguous(), to_k.contiguous(), to_v.contiguous()
-
-
-@_attend_backward_op.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.pattern, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    grads = torch.ops.nabi.attend_backward(grad, *ctx.saved_tensors, ctx.pattern, ctx.scale)
-    return (*grads, *[None] * 8)
-
-
-_attend_op.register_autograd(_backward, setup_context=_save)
 
 
 # ---- the leaf -------------------------------------------------------------------------------------------------------------------------------------

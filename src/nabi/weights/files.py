@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ _FOREIGN = re.compile(r".*\.(bin|h5|pt|pth|ckpt|msgpack|pkl)(\.index\.json)?")
 _PART = re.compile(r"[^\\/\x00-\x1f\x7f]{1,255}")
 _REFETCH = "the file is cut off or damaged; fetch or write it again"
 _JOINED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+READERS = 2  # threads: one alone reads cached files at about half of what memory can do
 # some CPUs' matrix products round by where a tensor lies; small ones that a file holds off a cache line are moved, so that a small model that was saved
 # and loaded reads bit for bit as before
 SMALL, BOUNDARY = 1 << 20, 64  # bytes
@@ -53,6 +55,8 @@ class TensorFiles(Mapping[str, Tensor]):
         self._shards = {name: path for path, handle in handles.items() for name in handle.keys()}  # noqa: SIM118 - a handle is no mapping
         self._given: set[str] = set()
         self._places: dict[Path, dict[str, tuple[int, int]]] = {}
+        self._readers: ThreadPoolExecutor | None = None
+        self._reading: list[Future[None]] = []
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._shards[name]
@@ -75,7 +79,8 @@ class TensorFiles(Mapping[str, Tensor]):
     def joined(self, names: Sequence[str]) -> Tensor | None:
         """The tensors (A, ...) one behind the other, (sum of A, ...), read straight into memory of their own; None where that can't be done.
 
-        A map would be touched and then copied: the memory of both counts, and faulting pages in takes longer than reading them.
+        A map would be touched and then copied: the memory of both counts, and faulting pages in takes longer than reading them. Threads read, and
+        what is in the tensor is theirs until :meth:`filled` returns.
         """
         parts = [self._handles[self._shards[name]] for name in names]
         if any(isinstance(part, PickledTensors) for part in parts):
@@ -89,16 +94,35 @@ class TensorFiles(Mapping[str, Tensor]):
         if any(end - begin != size for begin, end in places):
             return None
         memory = np.empty(size * len(names), np.uint8)
-        for i, (name, (begin, _)) in enumerate(zip(names, places, strict=True)):
-            path = self._shards[name]
+        if self._readers is None:
+            self._readers = ThreadPoolExecutor(READERS)
+        parts_of = [memory[i * size : (i + 1) * size] for i in range(len(names))]
+        self._reading.append(self._readers.submit(self._read_into, list(zip(parts_of, names, (begin for begin, _ in places), strict=True))))
+        return torch.from_numpy(memory).view(_JOINED[kind]).reshape(-1, *shape[1:])
+
+    def filled(self) -> None:
+        """Wait until all tensors of :meth:`joined` are read.
+
+        Raises:
+            CheckpointError: a file ends early or can't be read.
+        """
+        reading, self._reading = self._reading, []
+        readers, self._readers = self._readers, None
+        if readers is not None:
+            readers.shutdown()
+        for one in reading:
+            one.result()
+
+    def _read_into(self, parts: Sequence[tuple[np.ndarray[Any, Any], str, int]]) -> None:
+        """Read tensors by memory, name and where they begin in their file."""
+        for memory, name, begin in parts:
+            path, rest = self._shards[name], memoryview(memory.data)
             with path.open("rb", buffering=0) as file:
                 file.seek(begin)
-                rest = memoryview(memory.data)[i * size : (i + 1) * size]
                 while rest:
                     if not (read := file.readinto(rest)):
                         raise CheckpointError(f"tensor {shortened(name)} can't be read (the file ends early)", value=str(path), fix=_REFETCH)
                     rest = rest[read:]
-        return torch.from_numpy(memory).view(_JOINED[kind]).reshape(-1, *shape[1:])
 
     def _place(self, name: str) -> tuple[int, int]:
         """Where a tensor's bytes begin and end in its file, by the file's head; the library has checked the head when it opened the file."""

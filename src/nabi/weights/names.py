@@ -37,7 +37,10 @@ class Joins(Protocol):
     """A checkpoint that can read several tensors into one without making each first."""
 
     def joined(self, names: Sequence[str]) -> Tensor | None:
-        """The tensors (A, ...) one behind the other, (sum of A, ...); None where that can't be done."""
+        """The tensors (A, ...) one behind the other, (sum of A, ...), to be used once ``filled()`` has returned; None where that can't be done."""
+
+    def filled(self) -> None:
+        """Wait until what was joined is read; raises CheckpointError where it can't be."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,11 @@ class NameTable:
             else:
                 unknown.append(name)
         seconds = {names[0]: _fill(rule.ours[0], numbers) for (rule, numbers), names in found.items() if rule.tied}
-        tensors = _converted({key: names for key, names in found.items() if not key[0].tied}, state, True, problems)
+        try:
+            tensors = _converted({key: names for key, names in found.items() if not key[0].tied}, state, True, problems)
+        finally:
+            if isinstance(state, Joins):
+                state.filled()
         for name, ours in seconds.items():
             if not _equal(tensors.setdefault(ours, state[name]), state[name]):
                 problems.append(f"{shortened(name)} should be a second name of our '{ours}' but differs from it")
