@@ -28,13 +28,14 @@ from PIL import Image
 from nabi import Plan, evaluate, fit, save
 from nabi.config import override
 from nabi.data import Table, read_table
+from nabi.inspection.galleries import completions, halves
 from nabi.model import Model
 from nabi.training.progress import Progress
 
 COLUMNS = {"image": "images", "label": "labels"}
 PLAN = ["batch=8", "learning_rate=0.003", "schedule=cosine", "warmup=0.05", "beta2=0.95", "evaluate_every=1000"]
 TRIAL, WARM = 24, 8  # steps that are timed, and steps before them
-SCALE, GAP, DRAWS, REST = 6, 8, 5, (70, 70, 110)  # of the picture: points of a pixel, points between images, completions, the colour of what is not there
+SCALE, DRAWS = 6, 5  # of the picture: points of a pixel, completions
 Array = np.ndarray[Any, Any]
 
 
@@ -56,22 +57,9 @@ def picture(model: Model, dev: Table) -> Image.Image:
     first: dict[Any, Any] = {}
     for row in dev:
         first.setdefault(row["label"], row["image"])
-    images = [first[label] for label in sorted(first)]
-    answers = model.predict(images, num_return_sequences=DRAWS)
-    wholes = model.predict(images, keep=0.999, do_sample=False)  # all but the last row: the image in the model's own colours
-    rows = []
-    for answer, whole, image in zip(answers, wholes, images, strict=True):
-        settings = model.inputs.images.settings
-        own = settings.palette[np.array(model.inputs.images.read(image, "an image")[0]["tokens"])].reshape(whole["image"].shape)
-        half = own.copy()
-        half[answer["kept"] :] = REST
-        tiles = [own, half, *(each["image"] for each in answer["completions"])]
-        rows.append(np.concatenate([_framed(tile) for tile in tiles], axis=1))
-    return Image.fromarray(np.concatenate(rows))
-
-
-def _framed(tile: Array) -> Array:
-    return np.pad(tile.repeat(SCALE, 0).repeat(SCALE, 1), ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    found = halves(model, [first[label] for label in sorted(first)], count=DRAWS)
+    drawn = completions(found.originals, found.completed, found.kept, gap=1)
+    return Image.fromarray(drawn.repeat(SCALE, 0).repeat(SCALE, 1))
 
 
 def main() -> None:

@@ -284,11 +284,14 @@ def test_what_a_model_can_not_draw_is_refused(model: Model, files: list[str], tm
         matched(pairs, files, [])
 
 
-@pytest.mark.parametrize("options", [["--text", "a"], ["--image", "p.png"], ["--out", "x.html"], ["--image", "p.png", "--out", "x.html", "--objective", "a"]])
+@pytest.mark.parametrize("options", [["--image", "p.png"], ["--out", "x.html"], ["--image", "p.png", "--out", "x.html", "--objective", "a"]])
 def test_options_that_do_not_go_together_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         main(["inspect", "nowhere", *options])
     assert done.value.code == 2 and "--image and --out go together" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
+        main(["inspect", "nowhere", "--text", "a", "--out", "x.html"])
+    assert done.value.code == 2 and "--text is held against images" in capsys.readouterr().err
 
 
 def test_a_body_without_a_square_of_positions_has_no_map() -> None:

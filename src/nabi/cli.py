@@ -437,7 +437,9 @@ def inspect(
     nabi inspect DIR --image photo.jpg --out inside.html
     nabi inspect DIR --image cat.jpg --image dog.jpg --text "a cat" --text "a dog" --out matrix.html
     """
-    if bool(images) != (out is not None) or ((images or texts) and objective is not None) or (texts and not images):
+    if texts and not images:
+        raise OptionError("--text is held against images, and none is given", value=", ".join(texts), expected="--image FILE --text TEXT --out PAGE.html")
+    if bool(images) != (out is not None) or (images and objective is not None):
         given = [name for name, value in (("--image", images), ("--text", texts), ("--out", out), ("--objective", objective)) if value]
         raise OptionError("--image and --out go together, and without --objective", value=", ".join(given), expected="--image FILE --out PAGE.html")
     if objective is not None:
