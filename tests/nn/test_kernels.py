@@ -523,7 +523,7 @@ def test_the_operator_passes_torchs_own_check():
     args = (*qkv, at.sizes, None, at.sizes, None, None, None, code, None)
     torch.library.opcheck(torch.ops.nabi.attend.default, args)
     for pattern in PATTERNS:
-        assert opaque._decoded(opaque.encoded(pattern)) == pattern
+        assert opaque.decoded(opaque.encoded(pattern)) == pattern
 
 
 def test_impossible_patterns_are_refused():

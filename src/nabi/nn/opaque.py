@@ -17,7 +17,8 @@ def encoded(p: Pattern) -> list[int]:
     return [int(p.causal), p.window or 0, p.dilation, p.block or 0, int(p.leading), p.random_blocks, p.seed]
 
 
-def _decoded(code: list[int]) -> Pattern:
+def decoded(code: list[int]) -> Pattern:
+    """The pattern of :func:`encoded`."""
     causal, window, dilation, block, leading, random_blocks, seed = code
     return Pattern(bool(causal), window or None, dilation, block or None, bool(leading), random_blocks, seed)
 
@@ -39,7 +40,7 @@ def _call(
         of = at
     else:
         of = Layout.of(of_sizes.tolist(), start=of_start, device=device)
-    return Call(at, of, _decoded(pattern))
+    return Call(at, of, decoded(pattern))
 
 
 def _attend_plain(
