@@ -59,10 +59,20 @@ def test_total(given: dict[str, Any], steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "steps"), [({"epochs": 3}, 10), ({"epochs": 100}, 100), ({"evaluate_every": 0.25}, 2), ({"evaluate_every": 0.01}, 1)], ids=str
+    ("given", "steps"), [({"epochs": 3}, 10), ({"epochs": 100}, 100), ({"evaluate_every": 0.25}, 3), ({"evaluate_every": 0.01}, 1)], ids=str
 )
 def test_between_evaluations(given: dict[str, Any], steps: int) -> None:
     assert Plan(**given).between(10) == steps
+
+
+@given(st.floats(0.1, 5), st.integers(1, 2000))
+def test_a_run_that_is_evaluated_once_in_all_its_epochs_is_evaluated_at_its_end(epochs: float, steps: int) -> None:
+    plan = Plan(epochs=epochs, evaluate_every=epochs)
+    assert plan.between(steps) == plan.total(steps) >= epochs * steps - 1e-6
+
+
+def test_updates_of_broken_epochs() -> None:
+    assert Plan(epochs=1.8, evaluate_every=1.8).between(123) == 222 and Plan(epochs=1.1).total(10) == 11  # in floating point 1.1 * 10 is more than 11
 
 
 @pytest.mark.parametrize(

@@ -100,13 +100,13 @@ class Plan:
             return self.steps
         if self.epochs is None:
             return max(3 * steps_per_epoch, 100)
-        return max(1, math.ceil(self.epochs * steps_per_epoch))
+        return _steps(self.epochs, steps_per_epoch)
 
     def between(self, steps_per_epoch: int) -> int:
         """Updates between two evaluations."""
         if self.evaluate_every is None:
             return max(steps_per_epoch, math.ceil(self.total(steps_per_epoch) / 10))
-        return max(1, round(self.evaluate_every * steps_per_epoch))
+        return _steps(self.evaluate_every, steps_per_epoch)
 
     def rate(self, n: int, total: int) -> float:
         """The share of the peak rate at which step ``n`` of ``total`` learns, counted from 0; in (0, 1]."""
@@ -120,3 +120,8 @@ class Plan:
             return (n + 1) / rise
         left = (total - n) / max(1, total - rise)
         return {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}[self.schedule]
+
+
+def _steps(epochs: float, steps_per_epoch: int) -> int:
+    """The updates of so many epochs, a broken one counted whole: one rule, so that a run evaluated once in all its epochs is not evaluated twice."""
+    return max(1, math.ceil(round(epochs * steps_per_epoch, 6)))
