@@ -76,6 +76,10 @@ def test_tensors_are_read_joined_into_memory_of_their_own(tmp_path):
     with pytest.raises(CheckpointError, match=r"tensor 'q\d' can't be read \(the file ends early\)"):
         files.filled()
     files.filled()  # it was told once
+    os.remove(tmp_path / "model.safetensors")
+    assert files.joined(list(parts)) is not None
+    with pytest.raises(CheckpointError, match=r"tensor 'q\d' can't be read \(No such file or directory\)"):
+        files.filled()
 
 
 def test_training_mapped_parameters_never_changes_the_file(tmp_path):

@@ -117,12 +117,15 @@ class TensorFiles(Mapping[str, Tensor]):
         """Read tensors by memory, name and where they begin in their file."""
         for memory, name, begin in parts:
             path, rest = self._shards[name], memoryview(memory.data)
-            with path.open("rb", buffering=0) as file:
-                file.seek(begin)
-                while rest:
-                    if not (read := file.readinto(rest)):
-                        raise CheckpointError(f"tensor {shortened(name)} can't be read (the file ends early)", value=str(path), fix=_REFETCH)
-                    rest = rest[read:]
+            try:
+                with path.open("rb", buffering=0) as file:
+                    file.seek(begin)
+                    while rest:
+                        if not (read := file.readinto(rest)):
+                            raise CheckpointError(f"tensor {shortened(name)} can't be read (the file ends early)", value=str(path), fix=_REFETCH)
+                        rest = rest[read:]
+            except OSError as error:
+                raise CheckpointError(f"tensor {shortened(name)} can't be read ({error.strerror})", value=str(path), fix=_REFETCH) from None
 
     def _place(self, name: str) -> tuple[int, int]:
         """Where a tensor's bytes begin and end in its file, by the file's head; the library has checked the head when it opened the file."""
