@@ -108,7 +108,7 @@ def nabi_side(folder: Path, side: str, threads: int) -> tuple[Compute, str]:
     precision = {"nabi_fp32": None, "nabi_fp32_prepared": "fp32", "nabi_bf16_prepared": "bf16"}[side]
     model = load(folder / "model", precision=precision)
     options = model.options({"function_to_apply": "none"})
-    return lambda given: [list(answer["scores"].values()) for answer in model.answers(given, options)], "8192 tokens"
+    return lambda given: [list(answer["scores"].values()) for answer in model.answers(given, options)], "its own batches"
 
 
 def pipeline_side(folder: Path, side: str, threads: int) -> tuple[Compute, str]:
