@@ -234,3 +234,10 @@ def test_each_of_four_curves_has_a_colour_a_dash_and_a_marker_of_its_own() -> No
         assert len(re.findall(rf"--s{i}: #", style)) == 3, "light, dark, print"
         assert re.search(rf"[.]s{i} {{ --c: var[(]--s{i}[)]", style)
     assert len({re.search(rf"[.]line[.]s{i}[^{{]*{{ stroke-dasharray: ([\d ]+)", style)[1] for i in range(1, svg.SERIES)}) == svg.SERIES - 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize("high", [0.00012, 1.0, 0.338, -12_345.5, 250_000.0])
+def test_the_numbers_of_an_axis_end_before_its_name(high: float) -> None:
+    drawn = svg.lines(Lines("a", "update", "value", {"a": [(0.0, min(0.0, high)), (10.0, max(0.0, high))]}))
+    numbers = re.findall(r'class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]+)<', drawn)
+    assert numbers and all(float(x) - svg.DIGIT * len(number) >= 20 for x, number in numbers), numbers

@@ -17,6 +17,7 @@ T = TypeVar("T")
 WIDTH, HEIGHT = 460, 260
 SQUARE = 440  # height of a chart whose axes are the same
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 44
+DIGIT = 7.7  # pixels: the widest digits among the fonts that a page falls back to (DejaVu Sans, at 12 pixels)
 SHADES = 8  # of a matrix without numbers
 SERIES = 4  # that page.html has colours and dashes for; a fifth looks like the first
 
@@ -55,12 +56,14 @@ class Frame:
     def __init__(self, title: str, x: str, y: str, across: tuple[float, float], up: tuple[float, float], height: int = HEIGHT) -> None:
         self.title, self.names, self.height = title, (x, y), height
         self.across, self.up = _wide(across), _wide(up)
+        # room for the name of the axis (21 pixels), the longest number and the gap behind it (6)
+        self.left = max(LEFT, math.ceil(27 + DIGIT * max((len(label(value)) for value in ticks(*self.up)), default=0)))
         self.parts: list[str] = []
 
     def x(self, value: float) -> float:
         """Pixels from the left."""
         low, high = self.across
-        return round(LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT), 1)
+        return round(self.left + (value - low) / (high - low) * (WIDTH - self.left - RIGHT), 1)
 
     def y(self, value: float) -> float:
         """Pixels from the top."""
@@ -76,13 +79,13 @@ class Frame:
         axes: list[str] = []
         right, bottom = WIDTH - RIGHT, self.height - BOTTOM
         for value in ticks(*self.up):
-            axes.append(filled('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', LEFT, right, self.y(value), self.y(value)))
-            axes.append(filled('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>', LEFT - 6, self.y(value) + 4, label(value)))
+            axes.append(filled('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>', self.left, right, self.y(value), self.y(value)))
+            axes.append(filled('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>', self.left - 6, self.y(value) + 4, label(value)))
         for value in ticks(*self.across):
             axes.append(filled('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>', self.x(value), self.x(value), bottom, bottom + 4))
             axes.append(filled('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>', self.x(value), bottom + 18, label(value)))
-        axes.append(filled('<path class="axis" d="M{} {}V{}H{}"/>', LEFT, TOP, bottom, right))
-        axes.append(filled('<text class="name" x="{}" y="{}" text-anchor="middle">{}</text>', (LEFT + right) / 2, self.height - 6, self.names[0]))
+        axes.append(filled('<path class="axis" d="M{} {}V{}H{}"/>', self.left, TOP, bottom, right))
+        axes.append(filled('<text class="name" x="{}" y="{}" text-anchor="middle">{}</text>', (self.left + right) / 2, self.height - 6, self.names[0]))
         middle = (TOP + bottom) / 2
         axes.append(filled('<text class="name" transform="translate(15 {}) rotate(-90)" text-anchor="middle">{}</text>', middle, self.names[1]))
         head = filled('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">', WIDTH, self.height, self.title)
