@@ -108,7 +108,7 @@ class Inputs:
         Args:
             text, pair: what is read.
             how: what to do if it is too long.
-            over: which member windows run over; the longer if None.
+            over: which member windows run over; the one of more tokens if None.
             where: what to call it in an error.
 
         Raises:
@@ -125,7 +125,7 @@ class Inputs:
         if how.long == "error":
             fix = "with long='window' it is read whole"
             raise InputError(f"{where or 'the text'} is too long", value=f"{len(encoding)} tokens", expected=f"at most {limit}", fix=fix)
-        longer: Literal["text", "pair"] = "pair" if pair is not None and len(pair) > len(text) else "text"
+        longer: Literal["text", "pair"] = "pair" if encoding.sequence.count(1) > encoding.sequence.count(0) else "text"
         return self.tokenizer.windows(text, pair, max_length=limit, stride=how.stride, over=over or longer), False
 
     def save(self, folder: Path) -> None:

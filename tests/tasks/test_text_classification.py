@@ -269,6 +269,13 @@ def test_a_long_pair_is_windowed_over_its_longer_member(learned: Model) -> None:
     assert learned.predict(flipped)["windows"] > 3
 
 
+def test_the_longer_member_is_the_one_of_more_tokens(learned: Model) -> None:
+    # five unknown words, each one token of 99 letters, beside 58 short words: windows over the letters would leave the words no room
+    few, many = " ".join(["ж" * 99] * 5), " ".join(random.Random(0).choices(PLAIN, k=58))
+    assert len(few) > len(many)
+    assert learned.predict({"text": many, "text_pair": few})["windows"] == learned.predict({"text": few, "text_pair": many})["windows"] == 2
+
+
 def test_a_long_training_text_counts_once(tokenizer: Path) -> None:
     built = model(tokenizer)
     long = {"text": " ".join(random.Random(0).choices(PLAIN, k=300)), "label": "pos"}
